@@ -25,8 +25,8 @@ from rich.table import Table
 
 from benchmarks import charts, decisions, traces
 from benchmarks.table import show
+from gpumand.domain.assumed_times import Start, default_load_sec
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
-from gpumand.domain.learning import Start, default_load_sec
 from gpumand.simulation import generate
 from gpumand.simulation.demand import OpenDemand, Use
 from gpumand.simulation.engine import Engine

@@ -39,7 +39,8 @@ from gpumand.domain.errors import GpumandError, ShuttingDown
 from gpumand.domain.events import Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Grant, ManualResult, PlanReport, Request
+from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport, Request
+from gpumand.domain.request_limits import MAX_WAIT_SEC
 from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus, Status, Summary
 from gpumand.ports import Ports, UnitFailed
 

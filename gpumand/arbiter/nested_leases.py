@@ -19,7 +19,8 @@ from gpumand.domain.errors import AccessDenied, GpumandError, InvalidArgs, NoSuc
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.nested_leases import if_only_these_stand
 from gpumand.domain.planning import decide
-from gpumand.domain.request import MAX_WAIT_SEC, AcquireOptions, Verdict
+from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.domain.request_limits import MAX_WAIT_SEC
 from gpumand.domain.view import StandingLease, View
 
 log = logging.getLogger(__name__)

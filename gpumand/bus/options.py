@@ -16,7 +16,8 @@ from gpumand.domain.driver_release import DEFAULT_RELEASE_SEC, MAX_RELEASE_SEC, 
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
 from gpumand.domain.history import MAX_ENTRIES, EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
-from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY, AcquireOptions
+from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, AcquireOptions
+from gpumand.domain.request_limits import MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 from gpumand.domain.reservation import MAX_VRAM_MIB
 
 MAX_STRING_BYTES = 1024

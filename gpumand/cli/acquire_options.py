@@ -12,7 +12,8 @@ from gpumand.cli import completion
 from gpumand.cli.durations import DURATION, to_usec
 from gpumand.cli.sizes import SIZE
 from gpumand.client.options import Options, acquire_options, restore_option, vram_options
-from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
+from gpumand.domain.request import DEFAULT_TIMEOUT_SEC
+from gpumand.domain.request_limits import MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 
 F = TypeVar("F", bound=Callable[..., Any])
 

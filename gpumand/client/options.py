@@ -28,7 +28,7 @@ def to_usec(seconds: float) -> int:
 
 def wait_sec(timeout_sec: float | None) -> float:
     """The time to wait in seconds; None stands for the maximum of a day. Raises InvalidArgs."""
-    from gpumand.domain.request import MAX_WAIT_SEC
+    from gpumand.domain.request_limits import MAX_WAIT_SEC
 
     if timeout_sec is None:
         return MAX_WAIT_SEC
@@ -103,7 +103,7 @@ def checked_request(consumer: str, vram_mib: int | None, whole_device: bool) -> 
 
 def selection_options(priority: int | None = None, **texts: str) -> dict[str, tuple[str, Any]]:
     """Options for priority and strings, without the omitted ones. Raises InvalidArgs."""
-    from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+    from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
     options: dict[str, tuple[str, Any]] = {}
     if priority is not None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME, config_files, list_toml_files, read
 from gpumand.config.problems import ConfigProblem, ConfigProblems, ProblemList, problem_lines
-from gpumand.domain.consumer import Settings
 
 if TYPE_CHECKING:
     from gpumand.config.builder import MeasuredFootprint
+    from gpumand.domain.consumer import Settings
 
 __all__ = [
     "DEFAULT_FILE",

@@ -15,7 +15,7 @@ from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of
 from gpumand.config.table_schema import TableOf, key
 from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Text
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
-from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
 
 class _Device(Leaf):

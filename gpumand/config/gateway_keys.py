@@ -20,7 +20,7 @@ from gpumand.config.table_schema import INVALID, check_required, key, read_keys,
 from gpumand.config.validators import CONSUMER_NAME
 from gpumand.config.value_types import Boolean, Integer, InvalidValue, ListOf, Text
 from gpumand.config.whole_file import write_whole
-from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
 DEFAULT_KEYS_FILE = Path("/etc/gpumand/gateway-keys.toml")
 PREFIX = "gpumand-"

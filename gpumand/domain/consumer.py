@@ -13,18 +13,7 @@ from gpumand.domain.container import service_of
 from gpumand.domain.gpu_settings import GpuSettings as GpuSettings  # noqa: PLC0414 - exported again
 from gpumand.domain.output_settings import HistorySettings, HttpSettings
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
-
-
-class Residency(StrEnum):
-    """Where the model of a consumer is: in VRAM, in host RAM, on disk, or on the way."""
-
-    UNKNOWN = "unknown"
-    UNLOADED = "unloaded"
-    PARKED = "parked"
-    LOADING = "loading"
-    RESIDENT = "resident"
-    UNLOADING = "unloading"
-    FAILED = "failed"
+from gpumand.domain.residency_states import Residency as Residency  # noqa: PLC0414 - exported again
 
 
 class BusyAfter(StrEnum):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from gpumand.domain.assumed_times import DEFAULT_HOLD_SEC, DEFAULT_UNLOAD_SEC, Start, default_load_sec
 from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.moving_average import update_mean
@@ -21,26 +22,6 @@ MAX_SEC = 7 * 86400.0
 """Longer durations are ignored: a week is more likely a clock that jumped than a load."""
 
 MAX_COUNT = 10**9
-
-DEFAULT_UNLOAD_SEC, DEFAULT_HOLD_SEC = 1.0, 10.0
-"""Assumed durations before the first observation."""
-
-
-class Start(StrEnum):
-    """The state from which a load starts."""
-
-    COLD = "cold"
-    """The process is started, and the weights are read from disk."""
-
-    PARKED = "parked"
-    """The process is running and only lost its VRAM (a sleeping server, a model kept in host RAM)."""
-
-
-def default_load_sec(footprint_mib: int, start: Start) -> float:
-    """Assumed seconds of a load: the start of a server, plus the transfer of the weights from disk or host RAM."""
-    if start is Start.PARKED:
-        return 0.5 + footprint_mib / 8192.0
-    return 8.0 + footprint_mib * 1.048576 / 2500.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.decision_messages import requests_ahead
 from gpumand.domain.device import Devices
 from gpumand.domain.errors import Busy
-from gpumand.domain.request import MIN_PRIORITY, Verdict
+from gpumand.domain.request import Verdict
+from gpumand.domain.request_limits import MIN_PRIORITY
 from gpumand.domain.reservation import is_reservation
 from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import View

@@ -10,11 +10,6 @@ from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 DEFAULT_TIMEOUT_SEC = 20.0
 """Below the usual D-Bus reply timeout of 25 s, so that a client gets the named error and not NoReply."""
 
-MAX_WAIT_SEC = 24 * 3600.0
-"""Maximum waiting time of a request, whatever timeout it has."""
-
-MIN_PRIORITY, MAX_PRIORITY = -100, 100
-
 
 @dataclass(frozen=True, slots=True)
 class AcquireOptions:

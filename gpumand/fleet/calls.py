@@ -6,7 +6,6 @@ routers must therefore look at ``api`` of a row before they send a new key.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -15,7 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from gpumand.domain.errors import InvalidArgs, NoSuchConsumer
-from gpumand.domain.request import MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
+from gpumand.domain.name_suggestions import nearest
+from gpumand.domain.request_limits import MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 from gpumand.fleet import json_fields
 from gpumand.fleet.json_fields import MAX_NUMBER, InvalidJson
 from gpumand.fleet.keys import is_consumer_name
@@ -203,8 +203,8 @@ def _fields(text: str, known: Collection[str]) -> dict[str, object]:
     except InvalidJson as error:
         raise InvalidArgs(f'{error}. Send a JSON object such as {{"consumer": "llm"}}.') from None
     for name in fields.keys() - known:
-        nearest = difflib.get_close_matches(name[:64], known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "valid keys are " + ", ".join(known)
+        close = nearest(name[:64], known)
+        hint = f"did you mean {close!r}?" if close else "valid keys are " + ", ".join(known)
         raise InvalidArgs(f"unknown key {name[:64]!r}: {hint}")
     return fields
 

@@ -16,8 +16,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from gpumand.domain.consumer import Residency
-from gpumand.domain.learning import DEFAULT_HOLD_SEC, DEFAULT_UNLOAD_SEC, Start, default_load_sec
+from gpumand.domain.assumed_times import DEFAULT_HOLD_SEC, DEFAULT_UNLOAD_SEC, Start, default_load_sec
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.rows import ConsumerRow, HostRow, Intent
 
 ASSUMED_MIB = 8192

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpumand.domain.consumer import Residency
-from gpumand.domain.learning import Start
+from gpumand.domain.assumed_times import Start
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.keys import is_consumer_name
 from gpumand.fleet.lease_limits import lease_limits
 from gpumand.fleet.row_json import MAX_CONSUMERS, MAX_DEVICES

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet import json_fields
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import is_consumer_name, is_machine_id

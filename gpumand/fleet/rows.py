@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 
 API = 1
 """Version of the protocol between routers and agents; two of them use the lower of both versions."""

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import Busy, NotNowError
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.rows import ConsumerRow, HostRow
 from gpumand.fleet.store import StoreError

@@ -23,7 +23,7 @@ from gpumand.config.table_schema import INVALID, TableOf, key, read_keys, type_n
 from gpumand.config.value_types import Boolean, Choice, Integer, InvalidValue, ListOf, Text
 from gpumand.domain.consumer import BusyRoute
 from gpumand.domain.name_suggestions import nearest
-from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 from gpumand.gateway.access_config import check_access, listen_at, read_client_keys
 from gpumand.gateway.entrance_config import (
     GATEWAY,

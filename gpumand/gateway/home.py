@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from gpumand.client.values import Consumer, Status
-from gpumand.domain.request import MIN_PRIORITY
+from gpumand.domain.request_limits import MIN_PRIORITY
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.wakes import Wakes

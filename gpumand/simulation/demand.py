@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
 MAX_USES = 2_000_000
 MAX_TEXT = 256

@@ -14,13 +14,14 @@ from functools import partial
 from heapq import heappop, heappush
 
 from gpumand.domain import parking, queue_policy
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.backfill import BackfillAccounting
 from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices, Reading, format_devices
 from gpumand.domain.eviction_cost import start_after
 from gpumand.domain.fairness import FairShare
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment

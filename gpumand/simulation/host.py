@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpumand.domain.assumed_times import DEFAULT_UNLOAD_SEC, Start, default_load_sec
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, SchedulerSettings, Settings
 from gpumand.domain.device import ProcessUse, Sample
-from gpumand.domain.learning import DEFAULT_UNLOAD_SEC, Start, default_load_sec
-from gpumand.domain.request import MAX_PRIORITY, MIN_PRIORITY
+from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
 MAX_CONSUMERS = 10_000
 MAX_DEVICES = 64

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from gpumand.arbiter.learning import measured_peaks
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route
-from gpumand.domain.learning import Start
 from gpumand.domain.request import AcquireOptions
 from gpumand.domain.reuse_prediction import bucket_of
 from gpumand.testing.world import FakeWorld, client

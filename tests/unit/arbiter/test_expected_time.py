@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpumand.domain.learning import DEFAULT_HOLD_SEC, DEFAULT_UNLOAD_SEC, Start, default_load_sec
+from gpumand.domain.assumed_times import DEFAULT_HOLD_SEC, DEFAULT_UNLOAD_SEC, Start, default_load_sec
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import by_unit, hold_foreign_memory, residency, routed

@@ -20,12 +20,13 @@ from gpumand.bus.marshalling import (
     variant,
 )
 from gpumand.bus.variants import unwrap
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.device import ProcessUse
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.history import EntryKind, HistoryEntry
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.request import Grant, ManualResult, PlannedEviction, PlanReport, SparedConsumer, Verdict
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status, WaitingStatus

@@ -19,7 +19,8 @@ from gpumand.bus.options import (
 from gpumand.domain.errors import InvalidArgs, LimitsExceeded
 from gpumand.domain.history import EntryKind, HistoryQuery
 from gpumand.domain.lease import LeaseLifetime
-from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, MAX_WAIT_SEC, AcquireOptions
+from gpumand.domain.request import DEFAULT_TIMEOUT_SEC, AcquireOptions
+from gpumand.domain.request_limits import MAX_WAIT_SEC
 
 
 def test_empty_options_yield_the_defaults() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from gpumand.client import InvalidArgs
 from gpumand.client.options import acquire_options, checked_text, history_options, selection_options, ttl_usec, wait_sec
-from gpumand.domain.request import MAX_WAIT_SEC
+from gpumand.domain.request_limits import MAX_WAIT_SEC
 
 
 def test_omitted_arguments_are_not_sent() -> None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain import eviction_cost, victims
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import EvictionMethod, Policy, Route
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
 

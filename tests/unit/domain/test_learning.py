@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpumand.domain.assumed_times import Start, default_load_sec
 from gpumand.domain.consumer import EvictionMethod
-from gpumand.domain.learning import MAX_SEC, Duration, LearnedTimes, Start, default_load_sec
+from gpumand.domain.learning import MAX_SEC, Duration, LearnedTimes
 from gpumand.domain.reuse_prediction import BUCKETS, PRIOR_SEC, IdleTimeHistogram, bucket_of, prior
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gpumand.domain import budget, eviction_cost, host_ram, parking
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import (
     UNKNOWN_MIB,
     ConsumerSpec,
@@ -21,7 +22,7 @@ from gpumand.domain.consumer import (
 )
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import InvalidArgs
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.residency import infer_residency

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices, ProcessUse, Sample, format_devices, parse_devices
 from gpumand.domain.errors import DeviceUnavailable, InsufficientVram
 from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
-from gpumand.domain.learning import LearnedTimes, Start
+from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.planning import decide, decide_within_job
 from gpumand.domain.queue_pass import QueueEntry, QueuePass
 from gpumand.domain.request import Verdict

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpumand.domain.errors import GpumandError, InvalidArgs, NoSuchConsumer
-from gpumand.domain.request import MAX_WAIT_SEC
+from gpumand.domain.request_limits import MAX_WAIT_SEC
 from gpumand.fleet.calls import (
     MAX_BODY_BYTES,
     AcquireCall,
