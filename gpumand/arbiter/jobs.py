@@ -13,7 +13,7 @@ from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, victims
-from gpumand.domain.consumer import EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
 from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
@@ -183,12 +183,12 @@ class Jobs:
             log_messages.eviction_failed(report)
             self._state.count(eviction_failures=1)
             self._announce(EvictionFailed(report))
-        elif report.freed_mib or not report.verified:
+        elif report.freed_mib or not report.verified or report.method in STOPPING:
             log_messages.eviction(report)
             self._state.count(evictions=1, unload_usec=report.duration_usec)
             self._announce(EvictionOccurred(report))
         else:
-            # It held no VRAM, as a reading confirms, so this does not count as an eviction. Its host RAM may be free.
+            # It held no VRAM, as a reading confirms, and its service still runs: this does not count as an eviction.
             log.info("unloaded %s by %s, which freed no VRAM: %s", report.consumer, report.method, report.why)
             self._announce(None)
         return report

@@ -95,8 +95,12 @@ def is_starting(unit: UnitState | None) -> bool:
 
 
 def is_new_run(former: UnitState, now: UnitState) -> bool:
-    """Whether a unit is in a new run. A unit that was running before the first observation does not count."""
-    return now.activity is UnitActivity.ACTIVE and now.invocation_id != former.invocation_id
+    """Whether a unit is in a new run. A unit that was running before the first observation does not count.
+
+    A run has its id during its start phase already, if that was observed.
+    """
+    is_other = former.activity is UnitActivity.ACTIVATING or now.invocation_id != former.invocation_id
+    return now.activity is UnitActivity.ACTIVE and is_other
 
 
 def runs_in(spec: ConsumerSpec, service: str) -> bool:

@@ -279,6 +279,9 @@ class Ledger:
         claim = self._claim_changes(self._consumers[name], devices, now)
         if claim:
             self.update(name, **claim, claimed_for_start=for_start)
+        elif for_start and not self._consumers[name].leases:
+            # It was reserved before: in the start phase of its unit, or for its last request before the unit restarted.
+            self.update(name, claimed_for_start=True, grew_at=None)
 
     def _claim_changes(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
         """Fields that a claim changes; empty where the footprint is already reserved."""

@@ -163,12 +163,12 @@ class FakeSystemdUnit:
             return "done"
         if self.behaviour.condition_fails:
             return "done"
+        self.invocation_id = os.urandom(16)  # before ExecStartPre=, as systemd does
         self._become("activating", "start")
         await asyncio.sleep(self.behaviour.start_delay_sec)
         if self.behaviour.start_result != "done":
             self._become("failed", "failed", "timeout" if self.behaviour.start_result == "timeout" else "exit-code")
             return self.behaviour.start_result
-        self.invocation_id = os.urandom(16)
         if self.behaviour.argv:
             await self._launch()
         self._become("active", "running", "success")

@@ -78,8 +78,10 @@ class FakeUnits:
     def become(self, unit: str, activity: UnitActivity, result: str = "success") -> None:
         """Change the state of a unit as an external action would, and notify its watcher."""
         fake = self.units[unit]
-        if activity is UnitActivity.ACTIVE and fake.activity is not UnitActivity.ACTIVE:
-            fake.invocation += 1
+        starting, active = UnitActivity.ACTIVATING, UnitActivity.ACTIVE
+        if activity in (starting, active) and fake.activity not in (starting, activity):
+            fake.invocation += 1  # systemd gives a run its id before ExecStartPre=
+        if activity is active and fake.activity is not active:
             fake.active_since = self._clock.monotonic()
         changes = fake.activity is not activity or fake.result != result
         fake.activity, fake.result = activity, result

@@ -60,6 +60,10 @@ async def is_residency(client: Client, name: str, wanted: str) -> bool:
     return bool((await client.consumer(name))["residency"] == wanted)
 
 
+async def has_waiting_request(client: Client) -> bool:
+    return bool((await client.status())["queue"])
+
+
 async def load(client: Client, name: str) -> None:
     await client.call("Load", "sa{sv}", name, {})
 
@@ -203,10 +207,13 @@ async def test_external_unit_changes_are_noticed(tmp_path: Path, host: LiveHost)
         await client.release(lease["id"])
 
 
-async def test_externally_started_service_has_its_memory_reserved(tmp_path: Path, host: LiveHost) -> None:
-    """systemd reports it as active at once, before its model is loaded."""
-    slow = unit_holding_memory(host, "a", 14000)
-    slow["argv"][2] = "sleep 1.5; " + slow["argv"][2]
+@pytest.mark.parametrize("start_delay_sec", [0.0, 1.0])
+async def test_externally_started_service_has_its_memory_reserved(
+    tmp_path: Path, host: LiveHost, start_delay_sec: float
+) -> None:
+    """systemd reports it as active before its model is loaded, with or without a start phase (ExecStartPre=)."""
+    slow = unit_holding_memory(host, "a", 14000, start_delay_sec=start_delay_sec)
+    slow["argv"][2] = f"while [ ! -e {tmp_path}/loads ]; do sleep 0.05; done; " + slow["argv"][2]
     tables = unit_table("a", 14000) + unit_table("b", 12000)
     async with running_daemon_and_systemd(tmp_path, host, tables, a=slow, b=unit_holding_memory(host, "b", 12000)) as (
         client,
@@ -216,7 +223,10 @@ async def test_externally_started_service_has_its_memory_reserved(tmp_path: Path
         await wait_until("its start is noticed", is_residency, client, "a", "resident")
         [device] = (await client.status())["devices"]
         assert (device["used_mib"], device["reserved_mib"]) == (0, 14000)
-        _, grant = await client.acquire("b")
+        acquiring = client.start_acquire("b")
+        await wait_until("b is requested", has_waiting_request, client)
+        (tmp_path / "loads").touch()
+        _, grant = await acquiring
         assert grant["evicted"] == ["a"]
         [(_, _, freed_mib, *_)] = client.received("EvictionOccurred")
         assert freed_mib == 14000, "it was awaited until its memory could be observed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from dataclasses import replace
 
@@ -122,18 +121,18 @@ async def test_consumer_without_a_unit_is_not_evicted_when_it_cannot_be_parked()
     assert (await world.arbiter.acquire(client(1), "b", AcquireOptions())).evicted == ("a",)
 
 
-async def test_consumer_stopped_for_its_host_ram_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_consumer_stopped_for_its_host_ram_is_announced() -> None:
+    """Its service is stopped, which hooks and the history must show, although it frees no VRAM."""
     world = make_world(*(sleeper(name, 14000, residual_mib=0) for name in "abc"), ram_mib=14000)
     world.routes.place("a", 14000)
     await world.start()
     await world.arbiter.release((await world.arbiter.acquire(client(1), "b", AcquireOptions())).lease.id)
 
-    with caplog.at_level(logging.INFO):
-        await world.arbiter.acquire(client(1), "c", AcquireOptions(timeout_sec=60))
+    await world.arbiter.acquire(client(1), "c", AcquireOptions(timeout_sec=60))
 
-    why = "parked, and its 14000 MiB of host RAM are needed to park b"
-    assert f"unloaded a by unit-stop, which freed no VRAM: {why}" in caplog.messages
-    assert [one.consumer for one in reports(world)] == ["a", "b"]
+    announced = [(one.consumer, one.method, one.freed_mib) for one in reports(world)]
+    assert announced == [("a", "http", 14000), ("a", "unit-stop", 0), ("b", "http", 14000)]
+    assert reports(world)[1].why == "parked, and its 14000 MiB of host RAM are needed to park b"
 
 
 @pytest.mark.parametrize("manual", [True, False])
