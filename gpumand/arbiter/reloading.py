@@ -15,6 +15,8 @@ from gpumand.domain.consumer import GpuSettings, Settings
 
 log = logging.getLogger(__name__)
 
+REMOVED = "it was removed from the configuration while it was being loaded. Request another consumer, or add it again"
+
 
 class Reloading:
     """Performs reloads one after the other, so that the configuration read last is the one in force.
@@ -64,7 +66,17 @@ class Reloading:
         self._units_changed.set()
         count = len(settings.consumers)
         log.info("configuration reloaded: %d %s", count, "consumer" if count == 1 else "consumers")
+        self._break_off_removed()
         self._scheduler.step()
+
+    def _break_off_removed(self) -> None:
+        """Cancel loads of consumers that are not configured any more: they get no new lease, and their units stop."""
+        ledger = self._state.ledger
+        for name in {job.consumer for job in ledger.jobs.values()} - self._state.settings.consumers.keys():
+            consumer = ledger.consumers.get(name)
+            is_left = consumer is not None and consumer.spec.reservation is None and not consumer.leases
+            if is_left and not any(name in job.evicting for job in ledger.jobs.values()):
+                self._scheduler.break_off_load(name, REMOVED)
 
 
 def _devices_of(gpu: GpuSettings) -> GpuSettings:

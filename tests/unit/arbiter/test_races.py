@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import EvictionMethod, UnitActivity
-from gpumand.domain.errors import GpumandError, InsufficientVram, TimedOut
+from gpumand.domain.errors import GpumandError, InsufficientVram, LoadFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as Failed
 from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
@@ -154,6 +154,23 @@ async def test_consumer_removed_during_its_manual_eviction_disappears_afterwards
 
     assert (await evict).freed_mib == 5000
     assert world.arbiter.status().consumers == ()
+
+
+async def test_load_of_a_removed_consumer_is_broken_off_and_nothing_of_it_is_left() -> None:
+    world = FakeWorld([by_unit("a", 5000), by_unit("b", 5000)])
+    world.units.units["a.service"].start_delay_sec = 10.0
+    await world.start()
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "a", AcquireOptions(timeout_sec=60)))
+    await world.clock.advance_until(lambda: ("start", "a.service") in world.units.calls)
+    world.settings = replace(world.settings, consumers={"b": world.settings.consumers["b"]})
+
+    await world.arbiter.reload()
+
+    with pytest.raises(LoadFailed, match="a: it was removed from the configuration while it was being loaded"):
+        await acquiring
+    assert world.units.calls == [("start", "a.service"), ("stop", "a.service")]
+    assert [one.name for one in world.arbiter.status().consumers] == ["b"]
+    assert world.arbiter.status().leases == ()
 
 
 async def test_answers_of_a_removed_health_route_are_dropped() -> None:
