@@ -16,6 +16,10 @@ OTHER_LOAD_SEC = 3.0
 """Seconds without growth of its memory after which a refused load route counts as failed. Until then another client's
 request may be loading the same model."""
 
+STILL_LOADING = frozenset({502, 503, 504})
+"""Statuses of a load route that do not say that the load has failed: a proxy that did not wait for its end, or a server
+that cannot answer while it loads."""
+
 ADVICE = {401: "set key_file", 403: "check key_file"}
 REDIRECT_ADVICE = "correct health.path, or set key_file if this leads to a login,"
 OTHER_ADVICE = "correct health.path"
@@ -56,8 +60,9 @@ def has_model(health: Health | None) -> bool:
 
 
 def patience_with(failed: RouteFailed) -> float:
-    """Seconds for which another client's load is looked for after a load route has failed."""
-    return OTHER_LOAD_SEC if failed.status == 0 or 400 <= failed.status < 500 else 0.0
+    """Seconds for which a load that goes on all the same is looked for after a load route has failed."""
+    may_load = failed.status == 0 or 400 <= failed.status < 500 or failed.status in STILL_LOADING
+    return OTHER_LOAD_SEC if may_load else 0.0
 
 
 def describe_health(health: Health) -> str:

@@ -12,6 +12,7 @@ import logging
 import math
 
 from gpumand.arbiter.load_answers import HealthUnusable, UnusableHealth, describe_health, has_model, patience_with
+from gpumand.arbiter.load_call import LoadCall
 from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
@@ -66,7 +67,8 @@ class LoadAttempt:
         self, state: ArbiterState, units: UnitManager, routes: ConsumerRoutes, spec: ConsumerSpec, place: Devices
     ) -> None:
         self._state, self._routes, self._spec = state, routes, spec
-        self._deadline = state.clock.monotonic() + spec.load_timeout_sec
+        self._now = state.clock.monotonic
+        self._deadline = self._now() + spec.load_timeout_sec
         before = state.consumer(spec.name)
         self._server_is_gone = before.server_is_gone
         self._has_lost_model = before.memory_missing and before.has_served
@@ -204,7 +206,7 @@ class LoadAttempt:
         while True:
             self._is_calling = True
             try:
-                await self._routes.load(self._spec)
+                await LoadCall(self._state, self._routes, self._spec, self._memory).run(self._probe)
             except RouteFailed as failed:
                 error = failed
             else:
@@ -237,7 +239,7 @@ class LoadAttempt:
             await self._state.sample()
             if (grown_mib := self._memory.held_mib() or 0) > held_mib + SLACK_MIB:
                 quiet_since, held_mib = self._now(), grown_mib
-            is_hopeless = not health.reachable or (health.failed and health.failed != self._former_failure)
+            is_hopeless = health.refused or (health.failed and health.failed != self._former_failure)
             is_quiet = self._now() - quiet_since >= patience_with(failed)
             if is_hopeless or is_quiet or self._now() >= self._deadline:
                 break
@@ -395,6 +397,3 @@ class LoadAttempt:
         message = str(failed) if isinstance(failed, UnitFailed) else f"{self._spec.name}: {failed}"
         lines = await self.unit.log_lines()
         return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
-
-    def _now(self) -> float:
-        return self._state.clock.monotonic()

@@ -4,8 +4,8 @@ It is imported on first use, which a host without HTTP routes does not need to s
 aiohttp's client would cost 130 ms and 10 MB, a third of the daemon's memory.
 
 A consumer is untrusted. Whatever it answers, it can use only its own connections, for the timeout of its route, and
-``BODY_BYTES`` of memory per answer. The client does not follow redirects, keeps no cookies and takes no proxies from
-the environment. It does not decompress answers either, because a small compressed answer could expand to a huge one.
+``BODY_BYTES`` of memory per answer, also where it is compressed. The client does not follow redirects, keeps no cookies
+and takes no proxies from the environment.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import h11
 from gpumand.consumers.answer_events import STREAM_TYPES
 from gpumand.consumers.answers import Answer, NoAnswer, excerpt, one_line
 from gpumand.consumers.certificates import Certificates
+from gpumand.consumers.content_encoding import decompress
 from gpumand.consumers.host_names import HostNames
 from gpumand.consumers.http_connection import Connection, Disconnected, EndedEarly, Place, connect
 from gpumand.consumers.http_head import address_of, head_of
@@ -201,7 +202,10 @@ class Exchange:
             is_cut = body.is_cut() or not is_ended
             tail = body.end() if is_ended and is_cut else b""
             reason, location = response.reason.decode("utf-8", "replace"), headers.get(b"location", "")
-            return Answer(response.status_code, reason, location, bytes(body.head), is_cut, tail)
+            content, encoding = bytes(body.head), headers.get(b"content-encoding", "")
+            if encoding and not is_cut:
+                content, is_cut = decompress(content, encoding, BODY_BYTES)
+            return Answer(response.status_code, reason, location, content, is_cut, tail)
         finally:
             self._active.discard(connection)
             if not is_kept:
