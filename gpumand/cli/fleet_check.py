@@ -32,7 +32,7 @@ def _expiry(certificate: Path, invited: str) -> list[str]:
 
     Args:
         certificate: the file.
-        invited: arguments of ``gpumanctl fleet invite`` for a new one, without the addresses of the host.
+        invited: arguments of ``gpumanctl fleet invite`` for a new one.
     """
     from gpumand.fleet.certificates import RENEW_DAYS, BadCertificate, is_available, read_host
 
@@ -48,7 +48,7 @@ def _expiry(certificate: Path, invited: str) -> list[str]:
         return []
     when = "has expired" if days < 0 else f"expires in {days} days"
     renew = f"gpumanctl fleet invite {invited} on the host that created the fleet, and gpumanctl fleet join --replace"
-    return [f"{certificate} {when}. Renew it, with the same --address as before: {renew}"]
+    return [f"{certificate} {when}. Renew it: {renew}"]
 
 
 def check_fleet_file(file: Path, options: GlobalOptions) -> None:

@@ -54,7 +54,8 @@ class AcquireCall:
         on: name or machine id of the host that must serve it; "" = any. Not used between hosts.
         basis: why the router chose this host; only used between hosts.
         revision: revision of the store by which it was chosen; None = there is no store.
-        via: name of the router.
+        via: name of the host whose router sends it; for people, see ``LeaseRow``. Agents do not pass requests on, so
+            there can be no loop of routers.
     """
 
     consumer: str

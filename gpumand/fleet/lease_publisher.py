@@ -6,19 +6,18 @@ Shorter ones, such as those of chat requests, are only counted in the row: the s
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpumand.fleet.keys import Keys
+from gpumand.fleet.lease_rows import LeaseRow, encode_lease
 from gpumand.fleet.store import FleetStore, StoreError
 
 MIN_AGE_SEC = 2.0
 MAX_PUBLISHED = 64
 RETRY_SEC = 1.0
-MAX_TEXT = 200
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,7 @@ class LeasePublisher:
         store: the store.
         keys: the keys of the fleet.
         machine_id: machine id of this host.
+        via: the host whose router has placed a lease, by its id; "" for leases of other clients.
         now_usec: CLOCK_REALTIME in microseconds.
     """
 
@@ -38,9 +38,11 @@ class LeasePublisher:
         store: FleetStore,
         keys: Keys,
         machine_id: str,
+        via: Callable[[str], str] = lambda _: "",
         now_usec: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
-        self._store, self._keys, self._machine_id, self._now_usec = store, keys, machine_id, now_usec
+        self._store, self._keys, self._machine_id = store, keys, machine_id
+        self._via, self._now_usec = via, now_usec
         self._wanted: dict[str, str] = {}
         self._written: dict[str, str] = {}
         self._changed = asyncio.Event()
@@ -52,7 +54,8 @@ class LeasePublisher:
         leases = status.get("leases")
         found = [one for one in leases if isinstance(one, dict)] if isinstance(leases, list) else []
         old = [one for one in found if isinstance(usec := one.get("granted_usec"), int) and usec <= latest_usec]
-        self._wanted = {str(one.get("id", "")): _value(one) for one in old[:MAX_PUBLISHED]}
+        named = {str(one.get("id", "")): one for one in old[:MAX_PUBLISHED]}
+        self._wanted = {name: encode_lease(_row(one, self._via(name))) for name, one in named.items()}
         if self._wanted != self._written:
             self._changed.set()
 
@@ -91,11 +94,12 @@ class LeasePublisher:
                 self._written[lease] = value
 
 
-def _value(lease: Mapping[str, Any]) -> str:
-    fields = {
-        "consumer": str(lease.get("consumer", ""))[:64],
-        "owner": str(lease.get("owner", ""))[:MAX_TEXT],
-        "since": lease.get("granted_usec"),
-        "reason": str(lease.get("reason", ""))[:MAX_TEXT],
-    }
-    return json.dumps(fields, separators=(",", ":"))
+def _row(lease: Mapping[str, Any], via: str) -> LeaseRow:
+    since = lease.get("granted_usec")
+    return LeaseRow(
+        str(lease.get("consumer", "")),
+        str(lease.get("owner", "")),
+        since if isinstance(since, int) else 0,
+        str(lease.get("reason", "")),
+        via,
+    )

@@ -85,13 +85,14 @@ class LocalHost:
         self._gpumand, self._facts, self._row, self._set_drain = gpumand, facts, row, set_drain
         self._tokens = TokenGuard(known)
         self._slots = LeaseSlots()
+        self._via: dict[str, str] = {}
 
     async def acquire(self, call: AcquireCall) -> LeaseHandle:
         """See FleetHost. For a request of this host: the endpoint is the consumer's own."""
         with self._pending(call.consumer):
             caller = f"user {call.user.partition('/')[0] or 'unknown'}"
             held, free = await self._acquire(call, self._local_user(call.user), caller)
-            return self._guarded(LocalLease(held, self._facts, held.endpoint, free))
+            return self._guarded(LocalLease(held, self._facts, held.endpoint, self._noted(held.id, call.via, free)))
 
     async def acquire_for(self, caller: str, call: AcquireCall) -> LeaseHandle:
         """Acquire a lease for a request of another host: the endpoint is this host's gateway.
@@ -103,7 +104,12 @@ class LocalHost:
         with self._pending(call.consumer):
             held, free = await self._acquire(call, on_behalf(call.user, caller), f"host {caller or 'unknown'}")
             # Consumers listen on addresses that only this host can reach.
-            return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url, free))
+            freed = self._noted(held.id, caller or call.via, free)
+            return self._guarded(LocalLease(held, self._facts, self._facts.gateway_url, freed))
+
+    def via(self, lease: str) -> str:
+        """Name of the host whose router has placed a lease; "" for leases of other clients of gpumand."""
+        return self._via.get(lease, "")
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
         """See FleetHost."""
@@ -164,6 +170,16 @@ class LocalHost:
         """Read the row again if it lacks a consumer: gpumand may have it since a moment, and it may be unique."""
         if consumer not in self._row().consumers and self._refresh is not None:
             await self._refresh()
+
+    def _noted(self, lease: str, via: str, free: Callable[[], None]) -> Callable[[], None]:
+        """Note which router a lease came through, until it is released."""
+        self._via[lease] = via
+
+        def forget() -> None:
+            self._via.pop(lease, None)
+            free()
+
+        return forget
 
     def _pending(self, consumer: str) -> AbstractContextManager[None]:
         return nullcontext() if self._unique is None else self._unique.pending(consumer)

@@ -86,7 +86,6 @@ class FleetService:
         self.member = Member(self.store, self._clock, host_row(self.facts, {}, {}), self._member_changed)
         self.table = HostTable(keys, loop.time)
         self.rows = RowSource(self.gpumand, self.facts, self._publish)
-        self._leases = LeasePublisher(self.store, keys, self.machine_id)
         self._unique = UniqueRules(lambda: self.member.row, self._name_of, self.gpumand.unload)
         if self._has_claims:
             claims = (self.store, keys, self.machine_id, self.member.fence, self._clock, self._unique.fenced)
@@ -102,6 +101,7 @@ class FleetService:
             known=lambda: self.table.revision,
             refresh=self.rows.read,
         )
+        self._leases = LeasePublisher(self.store, keys, self.machine_id, self._host.via)
         name = f"{self.config.host}/{self.machine_id[:8]}"
         intents = Intents(self.store, keys, self.table, self._clock, name, are_possible=self._has_claims)
         self._intents = intents

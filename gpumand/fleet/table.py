@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
+from gpumand.fleet.lease_rows import PublishedLeases
 from gpumand.fleet.placement import FleetView
 from gpumand.fleet.row_json import parse_host, parse_intent
 from gpumand.fleet.rows import HostRow, Intent
@@ -66,10 +67,12 @@ class HostTable:
 
     Attributes:
         interruption: why the store gives no news; "" while it does.
+        leases: the leases that the hosts publish.
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], float]) -> None:
         self.interruption = "the store was not read yet"
+        self.leases = PublishedLeases(keys)
         self._keys, self._clock = keys, clock
         self._rows: dict[str, KnownRow] = {}
         self._intents: dict[str, KnownIntent] = {}
@@ -228,7 +231,7 @@ class HostTable:
     def _all_keys(self) -> set[str]:
         hosts = {self._keys.host(name) for name in self._rows}
         drains = {self._keys.drain(name) for name in self._drains}
-        return hosts | drains | set(self._intents) | {self._keys.pin(name) for name in self._pins}
+        return hosts | drains | set(self._intents) | {self._keys.pin(name) for name in self._pins} | self.leases.keys
 
     def _write(self, entry: Entry) -> None:
         self._revision = max(self._revision, entry.revision)
@@ -243,6 +246,8 @@ class HostTable:
             self._write_row(machine_id, parse_host(entry.value), entry.revision)
         elif name := last_part(key, keys.intents):
             self._write_intent(entry, name)
+        elif self.leases.holds(key):
+            self.leases.write(entry)
         elif (name := last_part(key, keys.drains)) and is_machine_id(name):
             self._drains.add(name)
         elif (name := last_part(key, keys.pins)) and is_consumer_name(name) and is_machine_id(entry.value):
@@ -272,6 +277,7 @@ class HostTable:
         keys = self._keys
         self._remove_row(last_part(key, keys.hosts))
         self._intents.pop(key, None)
+        self.leases.remove(key)
         self._drains.discard(last_part(key, keys.drains))
         self._pins.pop(last_part(key, keys.pins), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +40,15 @@ def _folder_option(command: Any) -> Any:
     )(command)
 
 
-def _address_option(command: Any) -> Any:
+def _address_option(default: str) -> Callable[[Any], Any]:
     return click.option(
         "--address",
         "addresses",
         multiple=True,
         metavar="NAME|IP",
         help="Name or IP address at which other hosts reach the host. The first one is used in URLs, and all of them "
-        "are in the certificate. Default: the name of the host.",
-    )(command)
+        f"are in the certificate. Default: {default}.",
+    )
 
 
 @click.group("fleet", cls=_Group)
@@ -61,7 +62,7 @@ def fleet() -> None:
 @fleet.command("init", cls=Command)
 @click.option("--name", default="default", metavar="NAME", help="Name of the fleet. Default: default.")
 @click.option("--host", default="", metavar="NAME", help="Name of this host in the fleet. Default: its host name.")
-@_address_option
+@_address_option("the name of the host")
 @click.option("--etcd", "has_member", is_flag=True, help="Prepare a member of etcd on this host.")
 @click.option("--endpoint", "endpoints", multiple=True, metavar="URL", help="URL of a member of etcd elsewhere.")
 @click.option(
@@ -101,12 +102,12 @@ def init(ctx: click.Context, /, dry_run: bool, require_login: bool, folder: Path
 
 def _founding(folders: Folders, arguments: dict[str, Any]) -> Founding:
     """What to create: from the options, or from the configuration that was written before. Raises UsageError."""
-    from gpumand.cli.fleet_setup.founding import Founding, configuration
+    from gpumand.cli.fleet_setup.founding import Founding, configuration, url_host
     from gpumand.fleet.config import short_host_name
 
     if folders.config.exists():
         found = configuration(folders)
-        address = found.url.partition("://")[2].rpartition(":")[0].strip("[]")
+        address = url_host(found.url)
         endpoints = found.etcd.endpoints if found.etcd else ()
         return Founding(found.fleet, found.host, (address,), folders.member.key.exists(), endpoints, found.peers)
     host = arguments["host"] or short_host_name()
@@ -169,7 +170,7 @@ def invitation_line() -> str:
 @fleet.command("invite", cls=Command)
 @click.argument("host")
 @click.option("--machine-id", required=True, metavar="ID", help="Content of /etc/machine-id of the host.")
-@_address_option
+@_address_option("those of its last certificate, or the name of a new host")
 @click.option("--etcd", "has_member", is_flag=True, help="Add certificates for a member of etcd on the host.")
 @_folder_option
 @click.pass_context
@@ -179,7 +180,8 @@ def invite(
     """Create a certificate for HOST, and print the invitation for gpumanctl fleet join.
 
     Run it on the host that created the fleet. The invitation contains a private key: pass it on over ssh, and do not
-    keep it. A second invitation of a host renews its certificate, and changes its password in etcd.
+    keep it. A second invitation of a host renews its certificate, and changes its password in etcd. It keeps the
+    addresses of the host, unless others are given.
     """
     from gpumand.cli.fleet_setup.folders import Folders
     from gpumand.cli.fleet_setup.founding import require_cryptography
@@ -194,7 +196,7 @@ def invite(
         message = "the invitation contains a private key. Pipe it to gpumanctl fleet join -, or into a file"
         raise Failure(ExitCode.USAGE, message)
     require_cryptography()
-    bundle = asyncio.run(create(Guest(host, machine_id, addresses or (host,), has_member), Folders(folder)))
+    bundle = asyncio.run(create(Guest(host, machine_id, addresses, has_member), Folders(folder)))
     click.echo(bundle.text(), nl=False)
     if not bundle.plan.endpoints:
         note = f'Other hosts need this line below [fleet.peers] in fleet.toml: {host} = "{bundle.plan.url}"'

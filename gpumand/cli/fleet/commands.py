@@ -95,7 +95,15 @@ def drain(ctx: click.Context, params: Params) -> None:
 
         drained = "is drained: it takes no new requests of the fleet, and its leases go on"
         print(f"{clean(outcome.get('host', params['host']))} {drained if is_drain else 'takes requests again'}")
+    if outcome.get("lasting") is False:
+        print(f"gpumanctl: {_not_lasting(params['host'])}", file=sys.stderr)
     return None
+
+
+def _not_lasting(host: str) -> str:
+    """Words for a drain that the store does not keep."""
+    end = "the drain ends when gpumand-fleet restarts there, because the store does not keep it"
+    return f"{end}. Drain it again then: gpumanctl --fleet drain {host}"
 
 
 def _acquire(ctx: click.Context, params: Params) -> int:

@@ -53,7 +53,7 @@ class Folders:
 
     @property
     def invited(self) -> Path:
-        """The hosts that were invited, with their machine ids."""
+        """The hosts that were invited, with their machine ids and addresses."""
         return self.base / "fleet-ca" / "hosts.json"
 
     @property

@@ -62,6 +62,11 @@ def bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+def url_host(url: str) -> str:
+    """Name or IP address in the URL of an agent."""
+    return url.partition("://")[2].rpartition(":")[0].strip("[]")
+
+
 def require_cryptography() -> None:
     """Raise Failure if the library that creates certificates is missing."""
     if not is_available():

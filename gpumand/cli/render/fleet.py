@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpumand.cli.render.format import NOTHING, about, clean, count, mib, usec
+from gpumand.cli.render.format import NOTHING, about, ago, clean, count, mib, usec
 from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, VERDICT_STYLES, Theme
@@ -29,15 +30,47 @@ HOST_COLUMNS = (
 )
 
 
-def fleet_lines(fleet: Entry, theme: Theme) -> list[Text]:
-    """A summary line, and a line for each host."""
+LEASE_COLUMNS = (
+    Column("HOST", min_width=6),
+    Column("LEASED", min_width=8),
+    Column("OWNER", drop_priority=2, min_width=12),
+    Column("SINCE", drop_priority=3),
+    Column("VIA", drop_priority=4),
+    Column("REASON", drop_priority=1, min_width=12),
+)
+
+
+def fleet_lines(fleet: Entry, theme: Theme, now_usec: int | None = None) -> list[Text]:
+    """A summary line, a line for each host, and one for each lease that the hosts publish.
+
+    Args:
+        fleet: the hosts, as gpumand-fleet shows them.
+        theme: how to draw them.
+        now_usec: CLOCK_REALTIME; None = now.
+    """
+    now_usec = time.time_ns() // 1000 if now_usec is None else now_usec
     hosts = fleet.get("hosts") or []
     lines = _head(fleet, hosts, theme)
     lines += [Text(), *table(HOST_COLUMNS, [_host(one) for one in hosts], theme)] if hosts else []
     for one in hosts:
         if one.get("why"):
             lines += wrapped(f"{clean(_row(one).get('name'))}: {clean(one['why'])}", theme, style="bold yellow")
-    return lines
+    leases = [_lease(host, one, now_usec) for host in hosts for one in host.get("leases") or ()]
+    return lines + ([Text(), *table(LEASE_COLUMNS, leases, theme)] if leases else [])
+
+
+def _lease(host: Entry, lease: Entry, now_usec: int) -> list[Text | str]:
+    """A lease older than two seconds; shorter ones are only counted."""
+    since, name = _number(lease, "since"), clean(_row(host).get("name") or "")
+    via = clean(lease.get("via") or "")
+    return [
+        name,
+        clean(lease.get("consumer") or "reservation"),
+        clean(lease.get("owner") or "") or NOTHING,
+        ago(since, now_usec) if since else NOTHING,
+        via if via and via != name else NOTHING,
+        clean(lease.get("reason") or ""),
+    ]
 
 
 def _head(fleet: Entry, hosts: Sequence[Entry], theme: Theme) -> list[Text]:

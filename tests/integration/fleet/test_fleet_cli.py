@@ -83,6 +83,12 @@ def test_acquire_prints_the_host_and_holds_the_lease_until_it_is_ended(fleet: Fl
     assert process.stdout is not None
     assert process.stdout.readline().split()[0] == "gpu2"
     assert leases(fleet["gpu2"], "far") == 1
+
+    def is_shown() -> bool:
+        text = fleet["gpu1"].ctl("status").stdout.partition("LEASED")[2]
+        return any(one.split()[:2] == ["gpu2", "far"] and " gpu1 " in one for one in text.splitlines())
+
+    until("the status shows the lease, its host and the router", is_shown)
     process.send_signal(signal.SIGINT)
     assert process.wait(DEADLINE_SEC) == 0
     process.stdout.close()

@@ -330,3 +330,44 @@ def test_wrong_options_are_explained(ctl: Run, first: Folders, options: tuple[st
 
     assert (done.code, expected in done.err) == (2, True), done
     assert not first.base.exists()
+
+
+def names_of(bundle: str) -> tuple[str, ...]:
+    return read_host(json.loads(bundle)["certificate"].encode()).names
+
+
+def test_another_invitation_keeps_the_addresses_unless_others_are_given(ctl: Run, first: Folders) -> None:
+    assert static(ctl, first).code == 0
+    guest = ("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+    addresses = ("--address=gpu2.lan", "--address=10.0.0.2")
+    for options, expected in (
+        (addresses, ("gpu2", "gpu2.lan", "10.0.0.2")),
+        ((), ("gpu2", "gpu2.lan", "10.0.0.2")),
+        (("--address=gpu2.net",), ("gpu2", "gpu2.net")),
+        ((), ("gpu2", "gpu2.net")),
+    ):
+        done = ctl(*guest, *options)
+        assert (done.code, names_of(done.out)) == (0, expected), done
+        assert f"https://{expected[1]}:8447" in done.err, "the others reach it at its first address"
+
+
+def test_first_host_that_invites_itself_keeps_its_addresses(ctl: Run, first: Folders) -> None:
+    addresses = ("--address=gpu1.lan", "--address=10.0.0.1")
+    made = ctl("init", "--host=gpu1", *addresses, "--peer=gpu2=https://gpu2:8447", f"--folder={first.base}")
+    assert made.code == 0, made
+    done = ctl("invite", "gpu1", f"--machine-id={ONE}", f"--folder={first.base}")
+    assert (done.code, names_of(done.out)) == (0, ("gpu1", "gpu1.lan", "10.0.0.1")), done
+
+
+def test_address_of_a_peer_is_used_for_its_first_invitation(ctl: Run, first: Folders) -> None:
+    assert ctl("init", "--host=gpu1", "--peer=gpu2=https://gpu2.lan:8447", f"--folder={first.base}").code == 0
+    done = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+    assert (done.code, names_of(done.out)) == (0, ("gpu2", "gpu2.lan")), done
+
+
+def test_hosts_that_were_invited_before_addresses_were_kept_are_known(ctl: Run, first: Folders) -> None:
+    assert static(ctl, first).code == 0
+    first.invited.write_text(json.dumps({"gpu2": TWO}), encoding="utf-8")
+    done = ctl("invite", "gpu3", f"--machine-id={TWO}", f"--folder={first.base}")
+    assert (done.code, "gpu3 has the same machine id as gpu2" in done.err) == (1, True), done
+    assert ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}").code == 0

@@ -12,6 +12,7 @@ from gpumand.client.errors import NotRunning
 from gpumand.fleet import row_source
 from gpumand.fleet.clock import BoottimeClock
 from gpumand.fleet.lease_publisher import MAX_PUBLISHED, LeasePublisher
+from gpumand.fleet.lease_rows import parse_lease
 from gpumand.fleet.row_builder import HostFacts
 from gpumand.fleet.row_source import RowSource
 from gpumand.fleet.rows import HostRow
@@ -130,11 +131,14 @@ async def published(store: MemoryStore) -> set[str]:
 
 
 async def test_only_leases_older_than_two_seconds_are_published_and_removed_when_they_end(store: MemoryStore) -> None:
-    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), lambda: NOW_USEC)
+    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), "router of {}".format, lambda: NOW_USEC)
     running = asyncio.ensure_future(publisher.run())
     publisher.offer({"leases": [lease(1), lease(2, age_sec=1.0)]})
     await until(lambda: store.fleet.value(store.fleet.keys.lease(machine_id(1), "l1")), "it is published")
     assert await published(store) == {"l1"}
+    value = store.fleet.value(store.fleet.keys.lease(machine_id(1), "l1"))
+    assert value is not None
+    assert parse_lease(value).via == "router of l1"
     publisher.offer({"leases": []})
     await until(lambda: not store.fleet.value(store.fleet.keys.lease(machine_id(1), "l1")), "it is removed")
     running.cancel()
@@ -143,7 +147,7 @@ async def test_only_leases_older_than_two_seconds_are_published_and_removed_when
 
 
 async def test_leases_are_published_again_after_the_host_has_joined_again(store: MemoryStore) -> None:
-    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), lambda: NOW_USEC)
+    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), now_usec=lambda: NOW_USEC)
     running = asyncio.ensure_future(publisher.run())
     key = store.fleet.keys.lease(machine_id(1), "l1")
     publisher.offer({"leases": [lease(1)]})
@@ -161,7 +165,7 @@ async def test_lease_that_ended_while_the_store_was_away_is_removed_afterwards(
     store: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     removed: list[str] = []
-    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), lambda: NOW_USEC)
+    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), now_usec=lambda: NOW_USEC)
     publisher.joined(1)
     running = asyncio.ensure_future(publisher.run())
     key = store.fleet.keys.lease(machine_id(1), "l1")
@@ -181,7 +185,7 @@ async def test_lease_that_ended_while_the_store_was_away_is_removed_afterwards(
 
 
 async def test_number_of_published_leases_is_limited(store: MemoryStore) -> None:
-    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), lambda: NOW_USEC)
+    publisher = LeasePublisher(store, store.fleet.keys, machine_id(1), now_usec=lambda: NOW_USEC)
     publisher.offer({"leases": [lease(number) for number in range(MAX_PUBLISHED + 50)]})
     assert len(publisher._wanted) == MAX_PUBLISHED
     publisher.offer({"leases": "none"})
