@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
@@ -19,38 +18,32 @@ from gpumand.arbiter.learning import LEARNED_EVENTS, LearningRecorder
 from gpumand.arbiter.lease_restorer import RESTORER_EVENTS, LeaseRestorer
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.manual import ManualOperations
+from gpumand.arbiter.manual_loads import ManualLoads
 from gpumand.arbiter.nested_leases import NestedLeases
-from gpumand.arbiter.observations import DOWN
+from gpumand.arbiter.new_requests import NewRequests
+from gpumand.arbiter.owner_names import OwnerNames
 from gpumand.arbiter.plans import Plans
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
+from gpumand.arbiter.request_waits import RequestWaits
 from gpumand.arbiter.reservations import Reservations, check_amount
+from gpumand.arbiter.resumed_loads import ResumedLoads
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.snapshot import status_of, summary_of
 from gpumand.arbiter.state import ArbiterState, Publish
-from gpumand.arbiter.timeouts import finished_within
-from gpumand.arbiter.waiting_request import WaitingRequest, WaitProgress
+from gpumand.arbiter.unit_states import UnitStates
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
-from gpumand.domain.container import service_of
-from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, ShuttingDown
 from gpumand.domain.events import Event, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
-from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
-from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport, Request
-from gpumand.domain.request_limits import MAX_WAIT_SEC
+from gpumand.domain.lease import Lease, LeaseEnd, Owner
+from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport
 from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus, Status, Summary
-from gpumand.ports import Ports, UnitFailed
+from gpumand.ports import Ports
 
 log = logging.getLogger(__name__)
-
-IMMEDIATE_LIMIT_SEC = 10.0
-"""Upper limit in seconds for a request with timeout 0: a lazy consumer's health check may answer slowly."""
-
-NO_CLIENT = Owner(bus_name="", uid=0)
-"""The owner of a request that belongs to no client: Load by an administrator, and a load resumed at start."""
 
 
 class Arbiter:
@@ -82,20 +75,35 @@ class Arbiter:
         )
         self.driver_use = DriverUse(self.state, self.scheduler, ports.driver)
         self.driver_release = DriverRelease(self.state, self.gate, self.scheduler, ports.driver)
-        self._nested.connect(self.scheduler, self._new_request)
+        self._requests = NewRequests(self.state)
+        self._nested.connect(self.scheduler, self._requests.make)
         self.manual = ManualOperations(
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
-        self._restorer = LeaseRestorer(self.state, self.scheduler, self.gate, self._load_request)
+        self._restorer = LeaseRestorer(self.state, self.scheduler, self.gate, self._requests.make_load)
         self._learners: Mapping[type, Callable[[Event], None]] = {
             **dict.fromkeys(LEARNED_EVENTS, self.learning.record_event),
             **dict.fromkeys(RESTORER_EVENTS, self._restorer.record_event),
         }
-        self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._watch_owner_unit)
+        self._resumed_loads = ResumedLoads(self.state, self.scheduler, self._requests, ports.store)
+        self._units = UnitStates(self.state, self.reconciler, self.leases, self.scheduler, self.driver_use, ports.units)
+        self._owner_names = OwnerNames(self.leases, self.scheduler, ports.owners)
+        self._waits = RequestWaits(
+            self.state,
+            self.scheduler,
+            self.leases,
+            self._nested,
+            self._jobs,
+            self._units,
+            self._owner_names,
+            ports.holders,
+        )
+        self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._units.watch_owner)
         self._ports = ports
-        self._arrivals, self._statuses = 0, ConsumerStatuses(self.state)
+        self._statuses = ConsumerStatuses(self.state)
         self._cancelling = Cancelling(self.state, self.scheduler)
         self._admission = Admission(self.state, self.scheduler, self.gate)
+        self._manual_loads = ManualLoads(self.state, self.scheduler, self._admission, self._requests, self._waits)
         self._reservations = Reservations(self.state, ports.holders)
         self._plans = Plans(
             self.state, self.scheduler, self.learning, self._admission, self._reservations, self._nested
@@ -111,45 +119,17 @@ class Arbiter:
             learner(event)
         self._forward_event(event)
         if isinstance(event, LoadFinished):
-            self.scheduler.background.spawn(self._read_unit(event.consumer))
+            self._units.read_after_load(event.consumer)
 
     async def start(self) -> None:
         """Restore measurements, leases whose owner still exists, pins, last uses and unfinished loads."""
         await self.learning.restore()
         self.learning.warn_of_unknown_footprints()
         await self.leases.restore(self._ports.owners, self._ports.units)
-        for name, (devices, began_usec) in (await self._ports.store.read_loads()).items():
-            await self._resume(name, devices, began_usec)
+        await self._resumed_loads.resume_all()
         self.units_changed.set()
         self.scheduler.step()
-        self.scheduler.background.spawn(self._name_owners(tuple(self.state.ledger.leases.values())))
-
-    async def _name_owners(self, leases: Sequence[Lease]) -> None:
-        """Find the names of owners that are not known yet: a slow user directory must not delay a grant."""
-        for lease in leases:
-            if await self.leases.name_owner(lease, self._ports.owners):
-                self.scheduler.step()  # the reasons of waiting requests name the owner
-
-    async def _resume(self, name: str, devices: Devices, began_usec: int) -> None:
-        """Continue a load that an earlier daemon process started; the consumer's server went on loading meanwhile.
-
-        The load route is called again and joins the load in progress. A load whose ``load_timeout_sec`` has passed is
-        considered finished.
-
-        Args:
-            name: the consumer.
-            devices: the devices it was being loaded on.
-            began_usec: when the load started, CLOCK_REALTIME in microseconds.
-        """
-        consumer, now_usec = self.state.ledger.consumers.get(name), self.state.clock.realtime_usec()
-        # abs: the wall clock may have been set back since. Then the load counts as old rather than as endless.
-        left_sec = 0.0 if consumer is None else consumer.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
-        if left_sec <= 0 or not devices or not self.state.ledger.jobs.keys().isdisjoint(devices):
-            await self._ports.store.drop_load(name)
-            return
-        log.info("consumer %s was loading when gpumand last stopped: continuing its load", name)
-        entry = self._new_request(NO_CLIENT, name, AcquireOptions(timeout_sec=left_sec), wants_lease=False)
-        self.scheduler.resume(entry, devices)
+        self._owner_names.look_up(tuple(self.state.ledger.leases.values()))
 
     async def stop(self, reason: str, *, leases_end: bool = False) -> None:
         """Refuse all requests, cancel background tasks and finish writing leases.
@@ -205,11 +185,11 @@ class Arbiter:
             self._admission.check(owner, consumer, options, is_reservation=is_reservation)
             self._nested.check(owner, consumer, options)
             self.learning.record_request(consumer)
-            entry = self._new_request(owner, consumer, options)
+            entry = self._requests.make(owner, consumer, options)
             entry.own_leases = self._nested.own_leases(owner, options)
             if not self.scheduler.grant_again(entry):
                 self.scheduler.add(entry)
-            lease = await self._wait_for_result(entry)
+            lease = await self._waits.result(entry)
         except GpumandError as error:
             self._admission.count_refusal(owner, consumer, error)
             raise
@@ -224,97 +204,6 @@ class Arbiter:
         """Take the first reading, where the daemon has not woken a sleeping card for it: devices are unknown before."""
         if self.state.sampled_at == float("-inf") and not self.driver_use.is_open:
             await self.state.sample()
-
-    def _load_request(self, consumer: str, timeout_sec: float) -> WaitingRequest:
-        return self._new_request(NO_CLIENT, consumer, AcquireOptions(timeout_sec=timeout_sec), wants_lease=False)
-
-    def _new_request(
-        self, owner: Owner, consumer: str, options: AcquireOptions, *, wants_lease: bool = True
-    ) -> WaitingRequest:
-        """A new request, not queued yet."""
-        spec, now = self.state.consumer(consumer).spec, self.state.clock.monotonic()
-        self._arrivals += 1
-        priority = spec.priority if options.priority is None else options.priority
-        return WaitingRequest(
-            Request(self._arrivals, consumer, owner, options, priority, now),
-            self.state.ledger.resolve_devices(options.device),
-            asyncio.get_running_loop().create_future(),
-            wants_lease=wants_lease,
-            from_own_unit=bool(owner.unit) and owner.unit == spec.unit,
-            progress=WaitProgress(sample_after=now),
-        )
-
-    async def _wait_for_result(self, entry: WaitingRequest) -> Lease | None:
-        """Wait for the result of a request; when this returns a lease, the lease is on disk and still active."""
-        try:
-            await self.scheduler.decide_new(entry)
-            lease = await self._await_decision(entry)
-            if lease is not None:
-                # On disk and watched before the client is notified: a lease that a crash forgets must not be in use.
-                await self.leases.save(lease)
-                if lease.lifetime is LeaseLifetime.UNIT:
-                    await self._watch_owner_unit(lease)
-                # It may have ended (revoked, expired, unit stopped) during the two awaits above.
-                self.leases.require_active(lease)
-                if not lease.owner.user:
-                    self.scheduler.background.spawn(self._name_owners([lease]))
-        except BaseException as error:
-            if isinstance(error, GpumandError) and not entry.is_waiting:
-                self.state.publish_changes()  # a refusal; a grant was already announced by the queue pass
-            else:
-                # The client disconnected (CancelledError) or there was an unexpected error: no caller is left that
-                # could release the lease.
-                self._abandon(entry)
-            raise
-        return lease
-
-    async def _await_decision(self, entry: WaitingRequest) -> Lease | None:
-        clock, timeout_sec = self.state.clock, min(entry.request.options.timeout_sec, MAX_WAIT_SEC)
-        if entry.is_waiting and timeout_sec <= 0:
-            await self.scheduler.decide_immediately(entry)
-            timeout_sec = IMMEDIATE_LIMIT_SEC
-        # Each branch looks at the request again: it may have been decided during the await before.
-        if entry.is_waiting and self._nested.may_wait_for_ancestors(entry):
-            self.scheduler.background.spawn(self._find_leases_of_ancestors(entry))
-        if entry.is_waiting:
-            await finished_within(clock, entry.done, entry.request.arrived_at + timeout_sec - clock.monotonic())
-        if entry.is_waiting:
-            self.scheduler.remove(entry)
-            entry.refuse(entry.timed_out(timeout_sec, self._jobs.describe_load(entry.request.consumer)))
-            self.scheduler.step()
-        return entry.done.result()
-
-    async def _find_leases_of_ancestors(self, entry: WaitingRequest) -> None:
-        """Refuse a request at once that waits for the lease under which its own process runs."""
-        ancestors = await self._ports.holders.ancestors(entry.request.owner.pid)
-        self._nested.add_leases_of(entry, ancestors)
-        if entry.is_waiting and entry.own_leases:
-            self.scheduler.step()
-
-    def _abandon(self, entry: WaitingRequest) -> None:
-        """Drop a request whose caller will not get an answer, and revoke the lease it may just have been granted."""
-        self.scheduler.remove(entry)
-        if entry.is_waiting:
-            entry.done.cancel()
-        elif not entry.done.cancelled() and entry.done.exception() is None and (lease := entry.done.result()):
-            # A second call with the same token may already hold this lease; then it must survive its first caller.
-            unshared = {lease.id} - self.leases.shared
-            self.leases.end_all(lambda one: one.id in unshared, LeaseEnd.OWNER_VANISHED)
-        self.scheduler.step()
-
-    async def _watch_owner_unit(self, lease: Lease) -> None:
-        """Watch the unit that a lease is bound to, before its client is notified of the grant.
-
-        The state is also requested once, since the unit may have stopped before the watch was in place.
-        """
-        if lease.lifetime is LeaseLifetime.UNIT:
-            try:
-                await self.watch_units()
-                self.record_unit(await self._ports.units.state(lease.owner.unit))
-            except UnitFailed as failed:
-                log.warning(
-                    "lease %s is bound to %s, whose state cannot be read: %s", lease.id, lease.owner.unit, failed
-                )
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -353,9 +242,7 @@ class Arbiter:
 
     async def owner_vanished(self, bus_name: str) -> None:
         """A client left the bus: end its connection leases and drop its waiting requests."""
-        for entry in tuple(self.scheduler):
-            if entry.request.owner.bus_name == bus_name:
-                self._abandon(entry)
+        self._waits.abandon_requests_of(bus_name)
         self.driver_release.client_left(bus_name)
         if self.leases.end_for_owner(bus_name):
             self.scheduler.step()
@@ -411,24 +298,7 @@ class Arbiter:
         self.driver_use.note_request()
         await self._read_if_never_read()
         await self.learning.restore_if_unknown(consumer)
-        self._admission.check_callable(consumer)
-        began = self.state.clock.monotonic()
-        self._admission.check_devices(consumer, device)
-        if self._admission.is_load_satisfied(consumer, device):
-            return ManualResult(consumer, format_devices(self.state.consumer(consumer).devices))
-        self._admission.check_queue()
-        entry = self._new_request(
-            NO_CLIENT, consumer, AcquireOptions(device=device, timeout_sec=timeout_sec), wants_lease=False
-        )
-        self.scheduler.add(entry)
-        await self._wait_for_result(entry)
-        return ManualResult(
-            consumer,
-            format_devices(self.state.consumer(consumer).devices),
-            changed=entry.loaded,
-            evicted=tuple(entry.evicted),
-            duration_usec=int((self.state.clock.monotonic() - began) * 1e6),
-        )
+        return await self._manual_loads.load(consumer, device, timeout_sec)
 
     async def evict(self, consumer: str, force: bool, timeout_sec: float, method: str = "") -> ManualResult:
         """Take a consumer's VRAM back, by its eviction methods in order or by one of them.
@@ -470,32 +340,8 @@ class Arbiter:
 
     def record_unit(self, unit: UnitState) -> None:
         """Record the state of a unit, from a systemd signal or a query."""
-        self.reconciler.record_unit(unit)
-        self._look_for_containers_of(unit)
-        self.leases.end_for_unit(unit)
-        if self.driver_use.is_open:
-            self.scheduler.readings.request()  # its memory may have become free, or its model may have loaded
-        self.scheduler.step()
-
-    async def _read_unit(self, consumer: str) -> None:
-        """Read the unit of a consumer after its load: states announced before do not count, and none may follow."""
-        spec = self.state.settings.consumers.get(consumer)
-        if spec is not None and spec.service:
-            await self._read_service(spec.service)
-
-    async def _read_service(self, service: str) -> None:
-        with contextlib.suppress(UnitFailed):
-            self.record_unit(await self._ports.units.state(service))
-
-    def _look_for_containers_of(self, unit: UnitState) -> None:
-        """Read the containers of consumers whose unit has ended: ``docker run`` may have left them running."""
-        for spec in self.state.settings.consumers.values():
-            if spec.unit == unit.unit and spec.controlled_container and unit.activity in DOWN:
-                self.scheduler.background.spawn(self._read_service(service_of(spec.controlled_container)))
+        self._units.record(unit)
 
     async def watch_units(self) -> None:
         """Subscribe to the units of all consumers and of all leases bound to a unit. Raises UnitFailed."""
-        specs = self.state.settings.consumers.values()
-        units = {service for spec in specs for service in (spec.unit, service_of(spec.controlled_container)) if service}
-        units |= self.leases.leased_units()
-        await self._ports.units.watch(sorted(units), self.record_unit)
+        await self._units.watch_all()

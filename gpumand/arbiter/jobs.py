@@ -13,12 +13,12 @@ from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, victims
+from gpumand.domain.backoff import backoff_sec
 from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
 from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
-from gpumand.domain.ledger import backoff_sec
 from gpumand.domain.planning import decide_within_job
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.reservation import public_trigger

@@ -52,6 +52,26 @@ def baseline(samples: Mapping[int, Sample], devices: Devices) -> dict[str, Any]:
     }
 
 
+def changes(samples: Mapping[int, Sample], state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
+    """Fields of a consumer's state that a claim changes; empty where the footprint is already reserved.
+
+    Args:
+        samples: the last sample of each device.
+        state: the consumer.
+        devices: where it is claimed.
+        now: the time of the claim, on the monotonic clock.
+    """
+    if state.claimed:
+        return {}
+    footprint_seen = state.footprint_seen and state.residency is Residency.RESIDENT and state.devices in ((), devices)
+    return {
+        "devices": devices,
+        "claimed_at": now,
+        "footprint_seen": footprint_seen,
+        **baseline(samples, devices),
+    }
+
+
 def is_in_container(state: ConsumerState, samples: Sequence[Sample]) -> bool:
     """Whether at least half of a loaded consumer's footprint is in containers, while its unit holds nothing.
 

@@ -15,22 +15,16 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gpumand.domain import claims, device_lookup, last_readings, lease_slots, shared_units
+from gpumand.domain import claims, device_lookup, last_readings, lease_slots, moved_devices, shared_units
 from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.fast_copy import copy_with
+from gpumand.domain.job_table import JobTable
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.turns import NO_TURN
 from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState, Job, StandingLease, View
-
-BACKOFF_FIRST_SEC, BACKOFF_MAX_SEC = 10.0, 300.0
-
-
-def backoff_sec(failures: int) -> float:
-    """Seconds until the next load attempt after this many failed loads in a row: 10 s, doubling up to 5 min."""
-    return float(min(BACKOFF_MAX_SEC, BACKOFF_FIRST_SEC * 2.0 ** min(failures - 1, 10))) if failures > 0 else 0.0
 
 
 class Ledger:
@@ -55,7 +49,7 @@ class Ledger:
         self._on_change = changed
         self._consumers: dict[str, ConsumerState] = {}
         self._leases = LeaseTable()
-        self._jobs: dict[int, Job] = {}
+        self._jobs = JobTable()
         self._requested_reservations: set[str] = set()
         self._devices: dict[int, Sample] = {0: placeholder_sample(None)}
         self.sharing: frozenset[frozenset[str]] = frozenset()
@@ -80,7 +74,7 @@ class Ledger:
     @property
     def jobs(self) -> Mapping[int, Job]:
         """Running jobs by device."""
-        return self._jobs
+        return self._jobs.by_device
 
     @property
     def devices(self) -> Mapping[int, Sample]:
@@ -128,7 +122,7 @@ class Ledger:
             devices=dict(self._devices),
             consumers=shared_units.with_stop_blockers(self._consumers, now, self.sharing, self.in_shared_units),
             leases=lease_slots.used(self._leases, self._consumers),
-            jobs=dict(self._jobs),
+            jobs=dict(self._jobs.by_device),
             now=now,
             evict_failed=evict_failed,
             queue_positions=queue_positions or {},
@@ -196,19 +190,13 @@ class Ledger:
     def _follow_moved_devices(self, index_of: Mapping[str, int]) -> None:
         """Move consumers and leases to the new index of their device.
 
-        A device is identified by its UUID; its index changes, for example, when a device with a lower index is removed.
         A consumer with a running job stays where the job is; its processes show its devices when the job is over.
         """
-        moved = {
-            index: index_of[sample.uuid]
-            for index, sample in self._devices.items()
-            if index_of.get(sample.uuid, index) != index
-        }
+        moved = moved_devices.moves(self._devices, index_of)
         for state in list(self._consumers.values()) if moved else ():
-            if not moved.keys().isdisjoint(state.devices) and not self._has_job(state.name):
-                devices = tuple(sorted(moved.get(device, device) for device in state.devices))
-                baseline_mib = {moved.get(device, device): mib for device, mib in state.baseline_mib.items()}
-                self.update(state.name, devices=devices, baseline_mib=baseline_mib)
+            changes = moved_devices.consumer_changes(state, moved)
+            if changes and not self._jobs.concerns(state.name):
+                self.update(state.name, **changes)
         for lease in list(self.leases.values()):
             self._follow_moved_lease(lease, index_of)
 
@@ -217,14 +205,13 @@ class Ledger:
         if lease.yielded:
             return  # its consumer may be elsewhere, for others
         state = self._consumers[lease.consumer]
-        known = len(lease.uuids) > 0 and index_of.keys() >= set(lease.uuids) and not self._has_job(state.name)
-        devices = tuple(sorted(index_of[uuid] for uuid in lease.uuids)) if known else state.devices
+        has_job = self._jobs.concerns(state.name)
+        devices = (() if has_job else moved_devices.devices_of(lease, index_of)) or state.devices
         if devices != state.devices:
             self.update(state.name, devices=devices, baseline_mib={})
-        text = format_devices(devices) or lease.device
-        if text != lease.device:
-            uuids = tuple(sorted(lease.uuids, key=lambda uuid: index_of.get(uuid, -1)))
-            self._leases.replace(replace(lease, device=text, uuids=uuids))
+        renamed = moved_devices.with_devices(lease, devices, index_of)
+        if renamed is not lease:
+            self._leases.replace(renamed)
 
     def prune(self, configured: Collection[str]) -> None:
         """Remove consumers that are not configured any more and are neither claimed nor part of a job."""
@@ -234,14 +221,11 @@ class Ledger:
         wanted = {*configured, *(lease.consumer for lease in self.leases.values() if lease.yielded)}
         for name, state in list(self._consumers.items()):
             is_requested = name in self._requested_reservations
-            if name not in wanted and not state.claimed and not self._has_job(name) and not is_requested:
+            if name not in wanted and not state.claimed and not self._jobs.concerns(name) and not is_requested:
                 self.revision += 1
                 self._in_shared_units = None
                 del self._consumers[name]
                 self._on_change(name)
-
-    def _has_job(self, name: str) -> bool:
-        return any(name == job.consumer or name in job.evicting for job in self._jobs.values())
 
     # -- reservations --------------------------------------------------------------------------------------------
 
@@ -276,26 +260,12 @@ class Ledger:
 
         The footprint of a resident consumer that readings have shown is already part of the readings.
         """
-        claim = self._claim_changes(self._consumers[name], devices, now)
+        claim = claims.changes(self._devices, self._consumers[name], devices, now)
         if claim:
             self.update(name, **claim, claimed_for_start=for_start)
         elif for_start and not self._consumers[name].leases:
             # It was reserved before: in the start phase of its unit, or for its last request before the unit restarted.
             self.update(name, claimed_for_start=True, grew_at=None)
-
-    def _claim_changes(self, state: ConsumerState, devices: Devices, now: float) -> dict[str, Any]:
-        """Fields that a claim changes; empty where the footprint is already reserved."""
-        if state.claimed:
-            return {}
-        footprint_seen = (
-            state.footprint_seen and state.residency is Residency.RESIDENT and state.devices in ((), devices)
-        )
-        return {
-            "devices": devices,
-            "claimed_at": now,
-            "footprint_seen": footprint_seen,
-            **claims.baseline(self._devices, devices),
-        }
 
     def reset_baseline(self, name: str) -> None:
         """Measure the growth of a claim from now on, after evictions have changed the memory of other processes."""
@@ -311,8 +281,7 @@ class Ledger:
     def end_claim(self, name: str) -> None:
         """Release a claim that no lease, load or job needs, of a consumer that loads nothing for its last request."""
         state = self._consumers[name]
-        is_target = any(job.consumer == name and name not in job.evicting for job in self._jobs.values())
-        is_used = state.leases or state.residency is Residency.LOADING or is_target
+        is_used = state.leases or state.residency is Residency.LOADING or self._jobs.is_for(name)
         if state.claimed and not is_used:
             self.update(name, claimed_at=None, baseline_mib={})
 
@@ -333,27 +302,18 @@ class Ledger:
 
     def begin_job(self, job: Job) -> None:
         """Start a job on all of its devices; none of them may have a job."""
-        assert job.devices, "a job is somewhere"
         self.revision += 1
-        for device in (*job.devices, *job.extra_devices):
-            assert device not in self._jobs, "one job at a time on a device"
-            self._jobs[device] = job
+        self._jobs.begin(job)
 
     def replace_job(self, job: Job) -> None:
         """Replace a running job by its next step, which may involve other additional devices."""
-        former = self._jobs[job.devices[0]]
-        assert (former.consumer, former.devices) == (job.consumer, job.devices)
-        self._remove_job(former)
-        self.begin_job(job)
+        self.revision += 1
+        self._jobs.replace(job)
 
     def end_job(self, device: int) -> None:
         """End the job on this device, and on all other devices of the same job."""
-        self._remove_job(self._jobs[device])
-
-    def _remove_job(self, job: Job) -> None:
         self.revision += 1
-        for device in (*job.devices, *job.extra_devices):
-            del self._jobs[device]
+        self._jobs.end(device)
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -367,7 +327,7 @@ class Ledger:
 
     def _lease_consumer(self, lease: Lease, devices: Devices, now: float) -> None:
         state = self._consumers[lease.consumer]
-        claim = self._claim_changes(state, devices, now)
+        claim = claims.changes(self._devices, state, devices, now)
         self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
         self._note_lease_change(lease, state, changes=1)
 
