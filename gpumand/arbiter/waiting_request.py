@@ -137,7 +137,6 @@ class WaitingRequest:
         restores: id of the lease whose consumer it makes resident again; "" = it is for a new lease.
         queue_entry: what the queue rule last saw of it.
         group: the requests that wait alike, with this one; None = it is decided by itself.
-        id: unguessable handle, for ``Cancel``.
     """
 
     request: Request
@@ -157,7 +156,13 @@ class WaitingRequest:
     wanted_leases: set[str] = field(default_factory=set)
     queue_entry: QueueEntry | None = None
     group: SharedWait | None = None
-    id: str = field(default_factory=lambda: os.urandom(10).hex())
+    _id: str = ""
+
+    @property
+    def id(self) -> str:
+        """Unguessable handle, for ``Cancel``; made when it is first needed, as hardly any request has to wait."""
+        self._id = self._id or os.urandom(10).hex()
+        return self._id
 
     def leave_group(self) -> None:
         """Be decided by itself from now on."""

@@ -296,12 +296,13 @@ class Clients:
 
     def _start_lookup(self, known: _KnownClient) -> asyncio.Task[str]:
         """Return the lookup of a caller's unit: started once, and repeated only if it had no result."""
-        now = asyncio.get_running_loop().time()
         lookup = known.lookup
-        unanswered = lookup is None or (lookup.done() and not known.owner.unit)
-        if lookup is None or (unanswered and now >= known.lookup_started_at + RETRY_UNIT_SEC):
-            lookup = known.lookup = asyncio.get_running_loop().create_task(self._fetch_unit(known))
-            known.lookup_started_at = now
+        if lookup is not None and (known.owner.unit or not lookup.done()):
+            return lookup
+        loop = asyncio.get_running_loop()
+        if lookup is None or loop.time() >= known.lookup_started_at + RETRY_UNIT_SEC:
+            lookup = known.lookup = loop.create_task(self._fetch_unit(known))
+            known.lookup_started_at = loop.time()
         return lookup
 
     async def _fetch_unit(self, known: _KnownClient) -> str:

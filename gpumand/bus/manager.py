@@ -8,7 +8,8 @@ from gpumand.bus.arbiter_port import ArbiterPort
 from gpumand.bus.authorization import ACTIONS, Authority, Details
 from gpumand.bus.clients import Clients
 from gpumand.bus.connection import IncomingCall, Reply
-from gpumand.bus.marshalling import grant_entry, history_entry, outcome_entry, plan_entry, release_entry
+from gpumand.bus.grant_encoder import GRANT_SIGNATURE, GrantEncoder
+from gpumand.bus.marshalling import history_entry, outcome_entry, plan_entry, release_entry
 from gpumand.bus.names import MANAGER
 from gpumand.bus.options import (
     acquire_options,
@@ -19,6 +20,7 @@ from gpumand.bus.options import (
     release_options,
     renew_ttl_sec,
 )
+from gpumand.bus.repeated_options import RepeatedOptions
 from gpumand.bus.status_encoder import StatusEncoder
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
@@ -40,7 +42,8 @@ class ManagerMethods:
         self._arbiter = arbiter
         self._clients = clients
         self._authority = authority
-        self._status_encoder = StatusEncoder()
+        self._status_encoder, self._grant_encoder = StatusEncoder(), GrantEncoder()
+        self._acquire_options = RepeatedOptions()
         self.handlers: dict[tuple[str, str], Handler] = {
             (MANAGER, "Acquire"): self._acquire,
             (MANAGER, "Release"): self._release,
@@ -59,7 +62,7 @@ class ManagerMethods:
         }
 
     async def _acquire(self, call: IncomingCall) -> Reply:
-        consumer, options = _consumer(call), acquire_options(call.body[1])
+        consumer, options = _consumer(call), self._acquire_options.check(call.body[1])
         with self._clients.keep_watched(call.sender):
             owner = await self._owner(call, consumer, options)
             # The arbiter ends a client's requests when the bus announces that it left. A client that left before it was
@@ -68,7 +71,7 @@ class ManagerMethods:
             # The lookups of its unit and its names may have ended while the bus answered.
             owner = await self._clients.refreshed(owner)
             grant = await self._arbiter.acquire(owner, consumer, options)
-        return self._reply("sa{sv}", grant.lease.id, grant_entry(grant))
+        return Reply(GRANT_SIGNATURE, ("", {}), checked=True, content=self._grant_encoder.encode(grant))
 
     async def _release(self, call: IncomingCall) -> Reply:
         lease = self._lease(call)

@@ -44,7 +44,7 @@ class ReplyEncoder:
             Exception: errors of dbus-fast for a body that does not fit its signature.
         """
         if content is None:
-            content = encode_body(signature, body)
+            content = encode_body(signature, body) if signature else b""
         key = (call.sender, signature)
         known = self._headers.get(key)
         if known is None:
