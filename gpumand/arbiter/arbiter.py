@@ -21,7 +21,7 @@ from gpumand.arbiter.manual import ManualOperations
 from gpumand.arbiter.manual_loads import ManualLoads
 from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.new_requests import NewRequests
-from gpumand.arbiter.owner_names import OwnerNames
+from gpumand.arbiter.owner_lookups import OwnerLookups
 from gpumand.arbiter.plans import Plans
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.reloading import Reloading
@@ -87,7 +87,7 @@ class Arbiter:
         }
         self._resumed_loads = ResumedLoads(self.state, self.scheduler, self._requests, ports.store)
         self._units = UnitStates(self.state, self.reconciler, self.leases, self.scheduler, self.driver_use, ports.units)
-        self._owner_names = OwnerNames(self.leases, self.scheduler, ports.owners)
+        self._owner_lookups = OwnerLookups(self.leases, self.scheduler, ports.owners)
         self._waits = RequestWaits(
             self.state,
             self.scheduler,
@@ -95,7 +95,7 @@ class Arbiter:
             self._nested,
             self._jobs,
             self._units,
-            self._owner_names,
+            self._owner_lookups,
             ports.holders,
         )
         self._idempotency = IdempotencyTokens(self.state, self.scheduler, self.leases, self._units.watch_owner)
@@ -129,7 +129,7 @@ class Arbiter:
         await self._resumed_loads.resume_all()
         self.units_changed.set()
         self.scheduler.step()
-        self._owner_names.look_up(tuple(self.state.ledger.leases.values()))
+        self._owner_lookups.start(tuple(self.state.ledger.leases.values()))
 
     async def stop(self, reason: str, *, leases_end: bool = False) -> None:
         """Refuse all requests, cancel background tasks and finish writing leases.

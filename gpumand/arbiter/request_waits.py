@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpumand.arbiter.jobs import Jobs
 from gpumand.arbiter.leases import Leases
 from gpumand.arbiter.nested_leases import NestedLeases
-from gpumand.arbiter.owner_names import OwnerNames
+from gpumand.arbiter.owner_lookups import OwnerLookups
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
@@ -30,7 +30,7 @@ class RequestWaits:
         nested: leases that a client of a request holds already.
         jobs: describes the load that a request waited for when it timed out.
         units: watches the units that leases are bound to.
-        owner_names: finds the names of the owners of leases.
+        owner_lookups: finds the names of the owners of leases.
         holders: finds the ancestors of a client's process.
     """
 
@@ -42,11 +42,11 @@ class RequestWaits:
         nested: NestedLeases,
         jobs: Jobs,
         units: UnitStates,
-        owner_names: OwnerNames,
+        owner_lookups: OwnerLookups,
         holders: HolderProcesses,
     ) -> None:
         self._state, self._scheduler, self._leases, self._nested = state, scheduler, leases, nested
-        self._jobs, self._units, self._owner_names, self._holders = jobs, units, owner_names, holders
+        self._jobs, self._units, self._owner_lookups, self._holders = jobs, units, owner_lookups, holders
 
     async def result(self, entry: WaitingRequest) -> Lease | None:
         """Wait for the result of a request; when this returns a lease, the lease is on disk and still active.
@@ -65,7 +65,7 @@ class RequestWaits:
                 # It may have ended (revoked, expired, unit stopped) during the two awaits above.
                 self._leases.require_active(lease)
                 if not lease.owner.user:
-                    self._owner_names.look_up([lease])
+                    self._owner_lookups.start([lease])
         except BaseException as error:
             if isinstance(error, GpumandError) and not entry.is_waiting:
                 self._state.publish_changes()  # a refusal; a grant was already announced by the queue pass

@@ -135,49 +135,61 @@ async def build_components(
         publish: receives every event of the arbiter.
         load_settings: reads the configuration for a reload.
     """
-    bus, system_bus = connections.bus, connections.system_bus
+    bus = connections.bus
     units = await SystemdUnits.attach(bus, user=options.user)
+    users, memory = UserDirectory(), ProcMeminfo()
+    authority = PolkitAuthority(bus, users) if options.bus_address == "system" else UidAuthority(own_uid(), users)
+    clients = Clients(bus, units, authority.trusted_uids, OwnerNames(users))
+    store = await _open_store(options, bus)
+    host = _host_access(options, settings, units, connections.system_bus, clock)
+    source, services, routes = host.source, host.services, host.routes
+    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source, source)
+    arbiter = Arbiter(settings, ports, publish, load_settings)
+    service = ManagerService(bus, arbiter, clients, authority)
+    service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())
+    housekeeping = Housekeeping(arbiter, services, routes)
+    logind_bus = connections.system_bus if options.user else bus
+    logind = Logind(logind_bus) if logind_bus is not None else None
+    still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
+    return Components(
+        http=HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh),
+        service=service,
+        arbiter=arbiter,
+        housekeeping=housekeeping,
+        suspend_watch=SuspendWatch(arbiter, housekeeping, still_preparing),
+        logind=logind,
+        services=services,
+        units=units,
+        source=source,
+        routes=routes,
+        store=store,
+        history=HistoryRecorder(archive, clock, demand_log(settings.history)),
+        memory=memory,
+        users=users,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _HostAccess:
+    """What the daemon observes and controls on its host: units and containers, VRAM, and the servers of consumers."""
+
+    services: UnitsAndContainers
+    source: AttributedSource
+    routes: HttpRoutes
+
+
+def _host_access(
+    options: Options, settings: Settings, units: SystemdUnits, system_bus: BusConnection | None, clock: Clock
+) -> _HostAccess:
     containers = HelperContainers(container_socket(options.bus_address), user=options.user)
     located = ContainerAttribution(
         containers, start_commands=units.start_commands, manager_uid=own_uid() if options.user else None
     )
-    routes = HttpRoutes(clock, ConsumerConnections(located.pids_of))
-    on_system_bus = options.bus_address == "system"
-    users = UserDirectory()
-    authority = PolkitAuthority(bus, users) if on_system_bus else UidAuthority(own_uid(), users)
-    clients = Clients(bus, units, authority.trusted_uids, OwnerNames(users))
-    store = await _open_store(options, bus)
     pids = UserUnitResolver(units, system_bus, own_uid()) if system_bus is not None else units
     source = AttributedSource(make_source(settings.gpu, clock), pids, containers=located)
     configure_attribution(source, settings)
-    memory = ProcMeminfo()
-    services = UnitsAndContainers(units, containers, clock)
-    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source, source)
-    history = HistoryRecorder(archive, clock, demand_log(settings.history))
-    arbiter = Arbiter(settings, ports, publish, load_settings)
-    service = ManagerService(bus, arbiter, clients, authority)
-    service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())
-    http = HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh)
-    housekeeping = Housekeeping(arbiter, services, routes)
-    logind_bus = system_bus if options.user else bus
-    logind = Logind(logind_bus) if logind_bus is not None else None
-    still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
-    suspend_watch = SuspendWatch(arbiter, housekeeping, still_preparing)
-    parts = (
-        http,
-        service,
-        arbiter,
-        housekeeping,
-        suspend_watch,
-        logind,
-        services,
-        units,
-        source,
-        routes,
-        store,
-        history,
-    )
-    return Components(*parts, memory, users)
+    routes = HttpRoutes(clock, ConsumerConnections(located.pids_of))
+    return _HostAccess(UnitsAndContainers(units, containers, clock), source, routes)
 
 
 async def _open_store(options: Options, bus: BusConnection) -> FileStore:

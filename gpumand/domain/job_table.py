@@ -8,15 +8,15 @@ from gpumand.domain.view import Job
 
 
 class JobTable:
-    """Records each job on all of its devices, so that the job of a device is found without a search."""
+    """Records each job on all of its devices, so that the job of a device is found without a search.
+
+    Attributes:
+        by_device: running jobs by device.
+    """
 
     def __init__(self) -> None:
         self._by_device: dict[int, Job] = {}
-
-    @property
-    def by_device(self) -> Mapping[int, Job]:
-        """Running jobs by device."""
-        return self._by_device
+        self.by_device: Mapping[int, Job] = self._by_device
 
     def begin(self, job: Job) -> None:
         """Start a job on all of its devices; none of them may have a job."""

@@ -10,13 +10,13 @@ from gpumand.domain.lease import Lease
 from gpumand.ports import OwnerPresence
 
 
-class OwnerNames:
+class OwnerLookups:
     """Finds the names of owners that are not known yet: a slow user directory must not delay a grant."""
 
     def __init__(self, leases: Leases, scheduler: Scheduler, owners: OwnerPresence) -> None:
         self._leases, self._scheduler, self._owners = leases, scheduler, owners
 
-    def look_up(self, leases: Sequence[Lease]) -> None:
+    def start(self, leases: Sequence[Lease]) -> None:
         """Look the owners of these leases up, one after the other, without waiting for them here."""
         self._scheduler.background.spawn(self._look_up_all(leases))
 
