@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import attrs
-
 from gpumand.config.consumers import ParsedConsumer, list_element_place, read_consumer
 from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
@@ -74,9 +72,7 @@ def _check_table_names(document: Document, problems: ProblemList) -> None:
             problems.add(Place(document).at(name), f"unknown {entry}", nearest(name, _TABLES))
 
 
-def _merge_table(
-    name: str, table: type[attrs.AttrsInstance], documents: Sequence[Document], problems: ProblemList
-) -> dict[str, Any]:
+def _merge_table(name: str, table: type[Any], documents: Sequence[Document], problems: ProblemList) -> dict[str, Any]:
     """Merge a table that several files may contribute to; no file may change a key that an earlier one set."""
     given: dict[str, Any] = {}
     first: dict[str, Place] = {}

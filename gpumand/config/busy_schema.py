@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import attrs
-
 from gpumand.config import validators
 from gpumand.config.shared_keys import default_of, equals, headers, seconds
-from gpumand.config.table_schema import key
+from gpumand.config.table_schema import key, keys_table
 from gpumand.config.value_types import Boolean, ListOf, Text
 from gpumand.domain.consumer import BusyRoute
 
@@ -15,7 +13,7 @@ HEADERS_DOC = "Additional HTTP headers of this request."
 TIMEOUT_DOC = "Timeout of the whole request and response."
 
 
-@attrs.frozen
+@keys_table
 class BusyTable:
     """A request that reports whether a consumer is busy."""
 

@@ -1,18 +1,14 @@
 """Defines the keys of ``[consumers.NAME]`` and of the tables in it."""
 
-# ruff: noqa: RUF009 - key() is a field specifier, evaluated once for each class as it should be
-
 from __future__ import annotations
 
 from typing import Any
-
-import attrs
 
 from gpumand.config import container_keys, validators
 from gpumand.config.busy_schema import HEADERS_DOC, ROUTE_DOC, TIMEOUT_DOC, BusyTable
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of, equals, headers, seconds
-from gpumand.config.table_schema import TableOf, key
+from gpumand.config.table_schema import TableOf, key, keys_table
 from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Text
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
 from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
@@ -38,7 +34,7 @@ class _Footprint(Leaf):
         return None if value == "auto" else Mib(1, MAX_MIB).accept(value)
 
 
-@attrs.frozen
+@keys_table
 class RouteTable:
     """A request that makes a consumer load or unload its model."""
 
@@ -76,7 +72,7 @@ class RouteTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class HealthTable:
     """A request that reports the health of a consumer."""
 
@@ -152,7 +148,7 @@ class HealthTable:
     timeout_sec: float = key(seconds(), TIMEOUT_DOC, default=default_of(HealthRoute, "timeout_sec"), unit="s")
 
 
-@attrs.frozen
+@keys_table
 class ConsumerTable:
     """``[consumers.NAME]``: one service that holds VRAM."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import attrs
 
 from gpumand.config.consumer_schema import ConsumerTable
 from gpumand.config.container_keys import check_locators
@@ -25,7 +24,7 @@ _UNKNOWN_PRESET_KEYS: dict[str, Any] = {"unit": INVALID, "url": INVALID, "unload
 """Keys that an unknown preset might have supplied; INVALID keeps later checks from reporting them as missing."""
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class ParsedConsumer:
     """A consumer's table after parsing, merged with its preset, before defaults are filled in.
 

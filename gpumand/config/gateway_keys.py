@@ -10,13 +10,12 @@ import re
 import secrets
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import attrs
 
 from gpumand.config.files import read
 from gpumand.config.problems import Document, Place, ProblemList, quoted
-from gpumand.config.table_schema import INVALID, check_required, key, read_keys, type_name, with_defaults
+from gpumand.config.table_schema import INVALID, check_required, key, keys_table, read_keys, type_name, with_defaults
 from gpumand.config.validators import CONSUMER_NAME
 from gpumand.config.value_types import Boolean, Integer, InvalidValue, ListOf, Text
 from gpumand.config.whole_file import write_whole
@@ -48,7 +47,7 @@ def _consumer(text: str) -> str:
     return text
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayKey:
     """One key; the fields are the keys of ``KeyTable``.
 
@@ -58,14 +57,14 @@ class GatewayKey:
     """
 
     name: str
-    sha256: str = attrs.field(repr=False)
+    sha256: str = field(repr=False)
     priority: int = 0
     consumers: frozenset[str] | None = None
     evict: bool = False
     interactive: bool = False
 
 
-@attrs.frozen
+@keys_table
 class KeyTable:
     """``[keys.NAME]``: a key of one or several clients."""
 

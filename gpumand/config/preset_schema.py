@@ -4,17 +4,17 @@
 
 from __future__ import annotations
 
-import attrs
+from dataclasses import dataclass
 
 from gpumand.config import validators
-from gpumand.config.table_schema import TableOf, key
+from gpumand.config.table_schema import TableOf, key, keys_table
 from gpumand.config.value_types import Boolean, Choice, Integer, ListOf, Text
 
 CLASSES = ("full-rest", "unload-only", "sleep-wake", "restart", "unit-only")
 """Classes of servers; ``PresetTable.class_`` describes them."""
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Detect:
     """Signs by which discovery recognises a server on a host.
 
@@ -31,7 +31,7 @@ class Detect:
     images: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@keys_table
 class DetectTable:
     """``detect`` in the ``[preset]`` table."""
 
@@ -45,7 +45,7 @@ class DetectTable:
     )
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class ModelList:
     """A question for the names of a server's models, and which of them are in memory.
 
@@ -66,7 +66,7 @@ class ModelList:
     without: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@keys_table
 class ModelListTable:
     """An entry of ``models`` in the ``[preset]`` table."""
 
@@ -84,7 +84,7 @@ class ModelListTable:
     without: tuple[str, ...] = key(ListOf(Text()), "Entries of the list that are no models.", default=())
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Role:
     """A request that distinguishes a server from another one with the same program.
 
@@ -104,7 +104,7 @@ class Role:
     unless_flags: tuple[str, ...] = ()
 
 
-@attrs.frozen
+@keys_table
 class RoleTable:
     """``role`` in the ``[preset]`` table."""
 
@@ -119,7 +119,7 @@ class RoleTable:
     )
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class PresetTable:
     """``[preset]`` in a preset's file: which server it is for, and the sources of its facts."""
 

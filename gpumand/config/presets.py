@@ -10,12 +10,11 @@ whose keys replace those of ``[consumer]`` that need one.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-import attrs
 
 from gpumand.config.files import parse
 from gpumand.config.preset_schema import PresetTable
@@ -34,7 +33,7 @@ _POINTERS = {"loaded", "last_used", "failed", "loading", "sleeping", "pointers",
 """Keys whose values are JSON pointers."""
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Preset:
     """One preset as shipped.
 
@@ -48,7 +47,7 @@ class Preset:
     name: str
     about: PresetTable
     document: Document
-    routes: RoutesTable = attrs.field(factory=RoutesTable)
+    routes: RoutesTable = field(default_factory=RoutesTable)
 
     def consumer(self, model: str) -> dict[str, Any]:
         """Return the consumer's keys, as parsed by tomllib, with the model substituted.

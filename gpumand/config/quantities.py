@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
-
-import attrs
 
 from gpumand.config.problems import quoted
 from gpumand.config.value_types import Integer, InvalidValue, Number
@@ -44,7 +43,7 @@ _LEAST_BYTES = 64 * _BYTES_IN_MIB
 """A smaller number is no plausible size in bytes."""
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Mib(Integer):
     """A size in MiB."""
 
@@ -58,7 +57,7 @@ class Mib(Integer):
             raise InvalidValue(_mib_message(str(refused), value, suggested)) from None
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Seconds(Number):
     """A time in seconds."""
 

@@ -7,8 +7,7 @@ matches requests that open a WebSocket; in the path, ``*`` matches any character
 from __future__ import annotations
 
 import re
-
-import attrs
+from dataclasses import dataclass
 
 from gpumand.config.problems import quoted
 from gpumand.config.table_schema import key
@@ -30,7 +29,7 @@ def rules() -> ListOf:
     return ListOf(Text("method and path", route_rule), max_length=_MAX_RULES)
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class RoutesTable:
     """``[routes]`` in a preset: the class of each route, for the gateway. The first list with a match counts."""
 

@@ -5,13 +5,9 @@ consumers are in ``consumer_schema``. Defaults are taken from the dataclasses in
 creates one of those directly gets the same values.
 """
 
-# ruff: noqa: RUF009 - key() is a field specifier, evaluated once for each class as it should be
-
 from __future__ import annotations
 
 from typing import Any
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.busy_schema import BusyTable
@@ -19,7 +15,7 @@ from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTabl
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
-from gpumand.config.table_schema import INVALID, TableOf, TablesByName, key
+from gpumand.config.table_schema import INVALID, TableOf, TablesByName, key, keys_table
 from gpumand.config.value_types import Boolean, Choice, Integer, Leaf, ListOf, Number, Text
 from gpumand.domain.consumer import (
     GpuSettings,
@@ -59,7 +55,7 @@ class _Sources(ListOf):
         return read[0] if len(read) == 1 else read
 
 
-@attrs.frozen
+@keys_table
 class SchedulerTable:
     """``[scheduler]``: how leases are granted and consumers are evicted."""
 
@@ -145,7 +141,7 @@ class SchedulerTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class DeviceTable:
     """``[gpu.device.NAME]``: options of one device, named by its UUID or its PCI address."""
 
@@ -170,7 +166,7 @@ class DeviceTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class GpuTable:
     """``[gpu]``: where VRAM readings come from."""
 
@@ -224,7 +220,7 @@ class GpuTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class HttpTable:
     """``[http]``: status, events and metrics over TCP, for clients that cannot reach the socket /run/gpumand.sock."""
 
@@ -241,7 +237,7 @@ class HttpTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class HistoryTable:
     """``[history]``: which past events are kept, for ``gpumanctl history`` and ``gpumanctl simulate``."""
 
@@ -259,7 +255,7 @@ class HistoryTable:
     )
 
 
-TABLES: dict[str, type[attrs.AttrsInstance]] = {
+TABLES: dict[str, type[Any]] = {
     "scheduler": SchedulerTable,
     "gpu": GpuTable,
     "gpu.device.NAME": DeviceTable,

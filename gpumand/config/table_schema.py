@@ -1,23 +1,24 @@
 """Describes the keys of a configuration table, and reads a table by its description.
 
-A table is an attrs class. The metadata of each attribute hold its value type, its description and its unit. The reader
-and the reference documentation use the same description.
+A table is a class with one attribute for each key. The metadata of each attribute hold its value type, its description
+and its unit. The reader and the reference documentation use the same description.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
 from enum import Enum
 from functools import cache
 from types import MappingProxyType
-from typing import Any, Protocol
-
-import attrs
+from typing import Any, Protocol, TypeVar, cast
 
 from gpumand.config.problems import Place, ProblemList
 from gpumand.domain.name_suggestions import nearest
 
 _METADATA = "gpumand.key"
+
+T = TypeVar("T")
 
 
 class Sentinel(Enum):
@@ -40,7 +41,7 @@ class ValueType(Protocol):
         """Check and convert a value as parsed by tomllib; add a problem and return INVALID if it is refused."""
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Key:
     """One key of a table, as documented in the reference.
 
@@ -61,27 +62,36 @@ class Key:
     default: Any
 
 
-def key(value_type: ValueType, doc: str, *, default: Any = attrs.NOTHING, unit: str = "") -> Any:
+def keys_table(cls: type[T]) -> type[T]:
+    """Declare a class as the description of a table. It needs no methods, which would be compiled at each start."""
+    return dataclass(init=False, repr=False, eq=False)(cls)
+
+
+def key(value_type: ValueType, doc: str, *, default: Any = MISSING, unit: str = "") -> Any:
     """Declare a key as an attribute of a table class; a key without a default is required."""
-    return attrs.field(default=default, kw_only=True, metadata={_METADATA: (value_type, doc, unit)})
+    return field(default=default, kw_only=True, metadata={_METADATA: (value_type, doc, unit)})
 
 
-@cache
-def keys_of(table: type[attrs.AttrsInstance]) -> Mapping[str, Key]:
+def keys_of(table: type[Any]) -> Mapping[str, Key]:
     """Return the keys of a table class by name, made once for each class.
 
     An attribute whose name is a Python keyword has a trailing underscore, which the key does not have.
     """
-    return MappingProxyType({one.name.rstrip("_"): _describe(one) for one in attrs.fields(table)})
+    return _keys_of(cast(Hashable, table))
 
 
-def _describe(attribute: attrs.Attribute[Any]) -> Key:
+@cache
+def _keys_of(table: Any) -> Mapping[str, Key]:
+    return MappingProxyType({one.name.rstrip("_"): _describe(one) for one in fields(table)})
+
+
+def _describe(attribute: Field[Any]) -> Key:
     value_type, doc, unit = attribute.metadata[_METADATA]
-    required = attribute.default is attrs.NOTHING
+    required = attribute.default is MISSING
     return Key(attribute.name.rstrip("_"), value_type, doc, unit, required, None if required else attribute.default)
 
 
-def read_keys(table: type[attrs.AttrsInstance], raw: object, place: Place, problems: ProblemList) -> dict[str, Any]:
+def read_keys(table: type[Any], raw: object, place: Place, problems: ProblemList) -> dict[str, Any]:
     """Read the keys that a table contains.
 
     Unknown keys are reported and left out; refused values become INVALID. Missing required keys are not reported here,
@@ -96,7 +106,7 @@ def read_keys(table: type[attrs.AttrsInstance], raw: object, place: Place, probl
     return {name: known[name].value_type.read(raw[name], place.at(name), problems) for name in raw if name in known}
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class TableOf:
     """Value type of a nested table, which becomes one value of the domain.
 
@@ -105,7 +115,7 @@ class TableOf:
         make: called with all keys as keyword arguments.
     """
 
-    table: type[attrs.AttrsInstance]
+    table: type[Any]
     make: Callable[..., Any]
 
     @property
@@ -120,7 +130,7 @@ class TableOf:
         return self.make(**with_defaults(self.table, given)) if len(problems.entries) == before else INVALID
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class TablesByName:
     """Value type of a table of tables, which becomes a tuple of pairs of name and value.
 
@@ -151,16 +161,14 @@ class TablesByName:
         return pairs if len(problems.entries) == before else INVALID
 
 
-def check_required(
-    table: type[attrs.AttrsInstance], given: dict[str, Any], place: Place, problems: ProblemList
-) -> None:
+def check_required(table: type[Any], given: dict[str, Any], place: Place, problems: ProblemList) -> None:
     """Report every required key that is missing."""
     for one in keys_of(table).values():
         if one.required and one.name not in given:
             problems.add(place.at(one.name), f"is missing: {one.doc}")
 
 
-def with_defaults(table: type[attrs.AttrsInstance], given: dict[str, Any]) -> dict[str, Any]:
+def with_defaults(table: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return all keys of a table: those given, and the defaults of the others."""
     return {name: given.get(name, one.default) for name, one in keys_of(table).items()}
 

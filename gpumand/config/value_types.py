@@ -6,9 +6,8 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-
-import attrs
 
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.table_schema import INVALID, ValueType, type_name
@@ -47,7 +46,7 @@ class Leaf:
             return INVALID
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Boolean(Leaf):
     """true or false."""
 
@@ -59,7 +58,7 @@ class Boolean(Leaf):
         return value
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Integer(Leaf):
     """A whole number in a range, bounds included."""
 
@@ -78,7 +77,7 @@ class Integer(Leaf):
         return value
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Number(Leaf):
     """A number in a range, with or without decimals; ``above`` excludes the lower bound itself."""
 
@@ -100,7 +99,7 @@ class Number(Leaf):
         return float(value)
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Text(Leaf):
     """A string that is not empty, has no control characters and passes ``check``.
 
@@ -123,7 +122,7 @@ class Text(Leaf):
         return self.check(value)
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Choice(Leaf):
     """One of several words, converted by ``make``."""
 
@@ -142,7 +141,7 @@ class Choice(Leaf):
         return self.make(value)
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class ListOf:
     """A list, converted by ``make`` into another collection.
 
@@ -194,7 +193,7 @@ class ListOf:
         return bool(again)
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class StringTable:
     """A table of strings, converted to a tuple of pairs.
 
@@ -231,7 +230,7 @@ class StringTable:
             lower_names.add(name.lower())
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class OneOf(Leaf):
     """A value of any of several types, tried in order; no value may fit two of them."""
 
@@ -247,7 +246,7 @@ class OneOf(Leaf):
         raise InvalidValue(f"must be a {self.description}, not {quoted(value)}")
 
 
-@attrs.frozen
+@dataclass(frozen=True, slots=True)
 class Json(Leaf):
     """Any value that JSON can represent."""
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import attrs
-
 from gpumand.config.problems import Place, ProblemList, quoted
-from gpumand.config.table_schema import INVALID, key, type_name
+from gpumand.config.table_schema import INVALID, key, keys_table, type_name
 from gpumand.config.value_types import Choice, InvalidValue, ListOf, Text
 from gpumand.fleet.settings import ANY_CALLER, Right
 
@@ -32,7 +30,7 @@ _CALLER = Text('name of a host, or "*"', _caller)
 _RIGHTS = ListOf(Choice(tuple(Right)), make=frozenset, single=True)
 
 
-@attrs.frozen
+@keys_table
 class AllowTable:
     """``[fleet.allow]``: one entry for each host, as in ``gpu2 = ["acquire", "plan"]``."""
 

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import attrs
-
 from gpumand.config import validators
 from gpumand.config.files import read
 from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.quantities import Seconds
 from gpumand.config.shared_keys import default_of
-from gpumand.config.table_schema import key, read_keys, type_name, with_defaults
+from gpumand.config.table_schema import key, keys_table, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Boolean, Integer, InvalidValue, ListOf, Text
 from gpumand.domain.name_suggestions import nearest
 from gpumand.fleet.access_config import AllowTable, host_name, rights_of
@@ -57,7 +55,7 @@ def short_host_name() -> str:
 _FILE = Text("absolute path", validators.absolute_path)
 
 
-@attrs.frozen
+@keys_table
 class FleetTable:
     """``[fleet]``: this host, its addresses and its certificate."""
 
@@ -109,7 +107,7 @@ class FleetTable:
     )
 
 
-@attrs.frozen
+@keys_table
 class EtcdTable:
     """``[fleet.etcd]``: the store. Without it, the hosts of ``[fleet.peers]`` are asked directly."""
 
@@ -123,7 +121,7 @@ class EtcdTable:
     password_file: str = key(_FILE, "File with the password of this user, in one line.", default="")
 
 
-@attrs.frozen
+@keys_table
 class PeersTable:
     """``[fleet.peers]``: one entry for each other host, as in ``gpu2 = "https://gpu2:8447"``.
 
@@ -133,7 +131,7 @@ class PeersTable:
     HOST: str = key(Text("URL", agent_url), "URL of the agent of the host that the name of the entry stands for.")
 
 
-TABLES: dict[str, type[attrs.AttrsInstance]] = {
+TABLES: dict[str, type[Any]] = {
     "fleet": FleetTable,
     "fleet.etcd": EtcdTable,
     "fleet.peers": PeersTable,

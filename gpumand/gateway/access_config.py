@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.gateway_keys import DEFAULT_KEYS_FILE, GatewayKey, load_keys
 from gpumand.config.problems import Place, ProblemList, quoted
-from gpumand.config.table_schema import INVALID, key
+from gpumand.config.table_schema import INVALID, key, keys_table
 from gpumand.config.value_types import Boolean, InvalidValue, ListOf, Text
 
 SOCKET_PREFIX = "unix:"
@@ -33,7 +32,7 @@ def is_remote(address: str) -> bool:
     return not address.startswith(SOCKET_PREFIX) and not validators.is_loopback(address)
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccessSettings:
     """Access; the fields are the keys of ``AccessTable``.
 
@@ -75,7 +74,7 @@ def _ip_address(text: str) -> str:
         raise InvalidValue(f"{quoted(text)} is not an IP address") from None
 
 
-@attrs.frozen
+@keys_table
 class AccessTable:
     """The keys of ``[gateway]`` that concern access."""
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.busy_schema import BusyTable
@@ -19,7 +18,7 @@ from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.quantities import Seconds
 from gpumand.config.routes_schema import rules
 from gpumand.config.shared_keys import MAX_SEC, seconds
-from gpumand.config.table_schema import INVALID, TableOf, key, read_keys, type_name, with_defaults
+from gpumand.config.table_schema import INVALID, TableOf, key, keys_table, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Boolean, Choice, Integer, InvalidValue, ListOf, Text
 from gpumand.domain.consumer import BusyRoute
 from gpumand.domain.name_suggestions import nearest
@@ -48,7 +47,7 @@ def _preset(text: str) -> str:
     return text
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerSettings:
     """One service that the gateway offers; the fields are the keys of ``ListenerTable``.
 
@@ -72,13 +71,13 @@ class ListenerSettings:
     slots: int = 0
     reserved_slots: int = 0
     key_file: str = ""
-    key: str = attrs.field(default="", repr=False)
+    key: str = field(default="", repr=False)
 
 
 _LISTENER = ListenerSettings(name="")
 
 
-@attrs.frozen
+@keys_table
 class ListenerTable:
     """``[gateway.listeners.NAME]``: an address at which clients find one consumer."""
 
@@ -162,7 +161,7 @@ class ListenerTable:
     )
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings(EntranceSettings):
     """The configuration of the gateway; the fields are the keys of ``GatewayTable``."""
 
@@ -176,7 +175,7 @@ class GatewaySettings(EntranceSettings):
     max_connections: int = 1024
     max_waiting: int = 512
     max_waiting_per_client: int = 64
-    listeners: dict[str, ListenerSettings] = attrs.field(factory=dict)
+    listeners: dict[str, ListenerSettings] = field(default_factory=dict)
     fleet: FleetSettings = FleetSettings()
 
     def all_listeners(self, passed: Collection[str] = ()) -> dict[str, ListenerSettings]:
@@ -201,7 +200,7 @@ class GatewaySettings(EntranceSettings):
 _DEFAULTS = GatewaySettings()
 
 
-@attrs.frozen
+@keys_table
 class GatewayTable(EntranceTable):
     """``[gateway]``: how the gateway waits, and which clients it accepts."""
 
@@ -257,7 +256,7 @@ class GatewayTable(EntranceTable):
     )
 
 
-TABLES: dict[str, type[attrs.AttrsInstance]] = {
+TABLES: dict[str, type[Any]] = {
     "gateway": GatewayTable,
     "gateway.listeners.NAME": ListenerTable,
     "gateway.models.NAME": ModelTable,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.shared_keys import seconds
-from gpumand.config.table_schema import check_required, key, read_keys, type_name, with_defaults
+from gpumand.config.table_schema import check_required, key, keys_table, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Integer, InvalidValue, ListOf, Text
 from gpumand.gateway.access_config import AccessSettings, AccessTable, listen_at
 
@@ -39,7 +38,7 @@ def _model() -> Text:
     return Text("name of a model", max_length=MAX_MODEL)
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRule:
     """Requests for models whose id matches ``pattern`` go to a consumer; ``as_`` replaces the model's name there."""
 
@@ -53,7 +52,7 @@ class ModelRule:
         return any(one in self.pattern for one in "*?")
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathRule:
     """Requests to a path go to a consumer; ``path`` replaces the path there."""
 
@@ -62,7 +61,7 @@ class PathRule:
     path: str = ""
 
 
-@attrs.frozen
+@keys_table
 class ModelTable:
     """``[gateway.models]``: one entry for each model, whose name may contain ``*`` and ``?``."""
 
@@ -70,7 +69,7 @@ class ModelTable:
     as_: str = key(_model(), "Name of the model at the consumer. By default the name in the request.", default="")
 
 
-@attrs.frozen
+@keys_table
 class PathTable:
     """``[gateway.routes]``: one entry for each path that belongs to a consumer, whatever model a request names."""
 
@@ -78,7 +77,7 @@ class PathTable:
     path: str = key(Text("path", _path), "Path at the consumer. By default the path of the request.", default="")
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EntranceSettings(AccessSettings):
     """The entrance; the fields are the keys of ``EntranceTable`` and the tables of models and routes.
 
@@ -100,7 +99,7 @@ class EntranceSettings(AccessSettings):
 _DEFAULTS = EntranceSettings()
 
 
-@attrs.frozen
+@keys_table
 class EntranceTable(AccessTable):
     """The keys of ``[gateway]`` that concern the entrance."""
 
@@ -168,9 +167,7 @@ def _discover(raw: object, place: Place, problems: ProblemList) -> Any:
     return ListOf(Text("name of a consumer", consumer_name)).read(raw, place, problems)
 
 
-def _entries(
-    raw: dict[str, Any], table: type[attrs.AttrsInstance], place: Place, problems: ProblemList
-) -> list[dict[str, Any]]:
+def _entries(raw: dict[str, Any], table: type[Any], place: Place, problems: ProblemList) -> list[dict[str, Any]]:
     """Read entries that are a table, or only the name of a consumer."""
     if len(raw) > MAX_RULES:
         problems.add(place, f"has {len(raw)} entries, more than the maximum of {MAX_RULES}")
@@ -178,9 +175,7 @@ def _entries(
     return [_entry(name, value, table, place.at(name), problems) for name, value in raw.items()]
 
 
-def _entry(
-    name: str, raw: object, table: type[attrs.AttrsInstance], place: Place, problems: ProblemList
-) -> dict[str, Any]:
+def _entry(name: str, raw: object, table: type[Any], place: Place, problems: ProblemList) -> dict[str, Any]:
     Text("name", max_length=MAX_MODEL).read(name, place, problems)
     keys = {"consumer": raw} if isinstance(raw, str) else raw
     given = read_keys(table, keys, place, problems)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.files import read_key_file
 from gpumand.config.problems import Place, ProblemList
-from gpumand.config.table_schema import INVALID, key, read_keys, with_defaults
+from gpumand.config.table_schema import INVALID, key, keys_table, read_keys, with_defaults
 from gpumand.config.value_types import Boolean, Text
 
 DEFAULT_SOCKET = "/run/gpumand-fleet/fleet.sock"
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSettings:
     """The fleet; the fields are the keys of ``FleetTable``.
 
@@ -27,13 +26,13 @@ class FleetSettings:
     enabled: bool = False
     socket: str = DEFAULT_SOCKET
     key_file: str = ""
-    key: str = attrs.field(default="", repr=False)
+    key: str = field(default="", repr=False)
 
 
 _DEFAULTS = FleetSettings()
 
 
-@attrs.frozen
+@keys_table
 class FleetTable:
     """``[gateway.fleet]``: requests for models of other hosts, with gpumand-fleet."""
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import attrs
 
 from gpumand.config import validators
 from gpumand.config.files import read
 from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.quantities import Seconds
 from gpumand.config.shared_keys import headers
-from gpumand.config.table_schema import INVALID, key, read_keys, type_name, with_defaults
+from gpumand.config.table_schema import INVALID, key, keys_table, read_keys, type_name, with_defaults
 from gpumand.config.value_types import Choice, Integer, InvalidValue, ListOf, Text
 from gpumand.domain.name_suggestions import nearest
 from gpumand.notify.notices import FAILURES, NoticeKind
@@ -32,7 +31,7 @@ def _webhook(text: str) -> str:
     return text
 
 
-@attrs.frozen
+@keys_table
 class HookTable:
     """``[hooks.NAME]``: what to do at events."""
 
@@ -62,7 +61,7 @@ class HookTable:
     )
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hook:
     """One hook; the fields are the keys of ``HookTable``.
 
@@ -74,14 +73,14 @@ class Hook:
     events: tuple[str, ...] = tuple(map(str, FAILURES))
     command: tuple[str, ...] = ()
     webhook: str = ""
-    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     wait_sec: float = 60.0
     min_interval_sec: float = 10.0
     max_per_hour: int = 30
     timeout_sec: float = 10.0
 
 
-TABLES: dict[str, type[attrs.AttrsInstance]] = {"hooks.NAME": HookTable}
+TABLES: dict[str, type[Any]] = {"hooks.NAME": HookTable}
 """All tables of the configuration, in the order of the reference."""
 
 
