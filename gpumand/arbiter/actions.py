@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, remainder, shared_units
-from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, Residency, UnitActivity
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
-from gpumand.domain.eviction_check import EvictionCheck, MultiDeviceEvictionCheck
+from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.view import IN_VRAM, ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
@@ -86,10 +87,12 @@ class Actions:
         view = self._state.view()
         available_mib = budget.unexplained_mib(view, device) if device in view.devices else 0
         beyond_mib = budget.beyond_named_mib(before, consumer, available_mib)
-        expected_mib = budget.freeable_mib(before, consumer, self._unnamed_mib(consumer, before), method, beyond_mib)
+        unnamed_mib = self._unnamed_mib(consumer, before)
+        expected_mib = budget.freeable_mib(before, consumer, unnamed_mib, method, beyond_mib)
         residual_mib = budget.residual_mib(consumer, method)
         held_mib, tolerated_mib = budget.held_mib(before, consumer), budget.tolerated_mib(consumer)
-        return EvictionCheck(consumer.spec, before, held_mib, expected_mib, residual_mib, tolerated_mib)
+        is_open = held_mib is None and not consumer.footprint_known and (unnamed_mib or 0) > SLACK_MIB
+        return EvictionCheck(consumer.spec, before, held_mib, expected_mib, residual_mib, tolerated_mib, is_open)
 
     def _unnamed_mib(self, consumer: ConsumerState, before: Sample) -> int | None:
         """Unnamed memory that may be the victim's; of a merely reserved one only what has grown since its claim."""
@@ -162,15 +165,22 @@ class Actions:
                 self._state.set_residency(other.name, residency, unit_moved=False)
 
     async def _call_method(self, spec: ConsumerSpec, method: EvictionMethod) -> None:
+        is_stopping = False
         try:
             if method is EvictionMethod.HTTP:
                 await self._routes.unload(spec)
             else:
                 await self._units.stop(spec.stopped_by(method), spec.stop_timeout_sec)
+        except UnitFailed as failed:
+            is_stopping = self._state.consumer(spec.name).unit_activity == UnitActivity.DEACTIVATING
+            # Its job may still be queued, and then it is carried out later.
+            self._state.ledger.update(spec.name, unload_pending=failed.reason == "timeout")
+            raise
         finally:
             # Also after an error or a cancellation: the unit may have changed state, and states observed before this
-            # moment are outdated.
-            self._state.ledger.update(spec.name, unit_changed_at=self._state.clock.monotonic())
+            # moment are outdated; except that of a unit that was seen to stop, and has not ended in time.
+            changed_at = -math.inf if is_stopping else self._state.clock.monotonic()
+            self._state.ledger.update(spec.name, unit_changed_at=changed_at)
 
     async def _wait_until_freed(
         self, report: EvictionReport, check: MultiDeviceEvictionCheck, is_enough_free: Callable[[], bool]
@@ -195,11 +205,18 @@ class Actions:
             if freed_mib != last_mib:
                 last_mib, since = freed_mib, clock.monotonic()
             has_rested = clock.monotonic() - since >= RESIDUAL_REST_SEC
+            if freed_mib is not None and has_rested and check.is_open and self._is_proof(report, freed_mib):
+                return replace(report, freed_mib=freed_mib, verified=freed_mib > SLACK_MIB)
             if freed_mib is not None and has_rested and self._is_residual(report, check):
                 return replace(report, freed_mib=freed_mib)
             if clock.monotonic() >= deadline:
                 return self._timed_out(report, check, freed_mib)
             await clock.sleep(FREED_POLL_SEC)
+
+    @staticmethod
+    def _is_proof(report: EvictionReport, freed_mib: int) -> bool:
+        """Whether a victim of unknown size has been evicted: its processes have ended, or memory became free."""
+        return report.method in STOPPING or freed_mib > SLACK_MIB
 
     def _concerned_devices(self, check: MultiDeviceEvictionCheck) -> Devices:
         """The devices to read while an eviction settles: the victim's, and those of the job that it makes room for."""
@@ -225,6 +242,8 @@ class Actions:
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
         if left:
             result = f"its processes have ended, but {left}"
+        elif freed_mib is not None and check.is_open:
+            result = "no memory became free (how much it holds is unknown)"
         elif freed_mib is not None:
             result = f"{freed_mib} of {check.expected_mib} MiB became free"
         elif check.proves_nothing(now):
@@ -250,8 +269,11 @@ class Actions:
         return any(method in STOPPING and str(method) not in report.tried for method in spec.evict)
 
 
-def residency_after(report: EvictionReport, spec: ConsumerSpec) -> Residency:
+def residency_after(report: EvictionReport, consumer: ConsumerState) -> Residency:
     """The residency of a victim after an eviction attempt; later observations may correct it."""
     if report.error:
-        return Residency.UNKNOWN
-    return Residency.PARKED if spec.parks and report.method == EvictionMethod.HTTP else Residency.UNLOADED
+        # A stop that takes longer than its limit goes on, for example while a process cannot be interrupted.
+        is_stopping = report.method in STOPPING and consumer.unit_activity == UnitActivity.DEACTIVATING
+        return Residency.UNLOADING if is_stopping else Residency.UNKNOWN
+    parks = consumer.spec.parks and report.method == EvictionMethod.HTTP
+    return Residency.PARKED if parks else Residency.UNLOADED

@@ -141,7 +141,8 @@ class Jobs:
         report = await self.evict(report, lambda: self._has_enough_free(place, consumer), why_not_now)
         if not report.error:
             entry.evicted.append(victim.consumer)
-        elif not busy_reason:  # a busy victim has not failed and can be evicted when it is idle
+        elif not busy_reason and self._state.consumer(victim.consumer).residency is not Residency.UNLOADING:
+            # A busy victim has not failed and can be evicted when it is idle, and one that still stops is waited for.
             entry.evict_failed.add(victim.consumer)
 
     def _exemption_reason(self, name: str, consumer: str) -> str:
@@ -169,10 +170,11 @@ class Jobs:
         claimed_at = self._state.consumer(report.consumer).claimed_at
         report = await self._actions.evict(report, is_enough_free, why_not_now)
         self._actions.finish_stop(report)
-        residency = residency_after(report, self._state.consumer(report.consumer).spec)
+        residency = residency_after(report, self._state.consumer(report.consumer))
         if report.error and self._state.orphans.belong_to(report.consumer):
             residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now
-        is_pending = bool(report.error) and EvictionMethod.HTTP in report.tried and residency is Residency.UNKNOWN
+        may_come = EvictionMethod.HTTP in report.tried or self._state.consumer(report.consumer).unload_pending
+        is_pending = bool(report.error) and may_come and residency is Residency.UNKNOWN
         self._state.ledger.update(report.consumer, unload_pending=is_pending)
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
         self._state.set_residency(report.consumer, residency, error=report.error, unit_moved=False)

@@ -83,11 +83,14 @@ class ManualOperations:
         if not self._holds_memory(self._state.consumer(name), method):
             return ManualResult(name, device, changed=broken_off)
         report = EvictionReport(name, device, 0, method, trigger="manual", why="requested manually")
-        report = await self._evict(
-            report, lambda: self._check_and_revoke(name, force=force), respect_busy=not force, forced=force
-        )
+        revoked: list[int] = []
+
+        def confirm() -> None:
+            revoked[:] = [self._check_and_revoke(name, force=force)]
+
+        report = await self._evict(report, confirm, respect_busy=not force, forced=force)
         if report.error:
-            raise EvictionFailed(f"{name}: {report.error}.{self._what_to_check(report)}")
+            raise EvictionFailed(f"{name}: {report.error}.{_describe_revoked(revoked)}{self._what_to_check(report)}")
         duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
         return ManualResult(name, device, True, (name,), report.method, report.freed_mib, duration_usec)
 
@@ -109,10 +112,15 @@ class ManualOperations:
         tried = [checks[method] for method in checks if method in report.tried]
         return f" Check the {' and the '.join(tried)}: gpumanctl show {report.consumer}." if tried else ""
 
-    def _check_and_revoke(self, name: str, *, force: bool) -> None:
-        """Check once more that it may be evicted, and revoke its leases. Raises Busy, EvictionFailed."""
-        self._check(self._state.view(), self._state.consumer(name), force=force)
+    def _check_and_revoke(self, name: str, *, force: bool) -> int:
+        """Check once more that it may be evicted, and revoke its leases. Raises Busy, EvictionFailed.
+
+        They are revoked before the eviction, which must not happen under a lease. Returns how many there were.
+        """
+        consumer = self._state.consumer(name)
+        self._check(self._state.view(), consumer, force=force)
         self._leases.end_all(lambda lease: lease.consumer == name, LeaseEnd.REVOKED)
+        return consumer.leases
 
     async def _devices_when_free(self, name: str, timeout_sec: float, *, force: bool) -> Devices:
         """Wait until no job uses the consumer's devices. Raises Busy, TimedOut, ShuttingDown."""
@@ -296,3 +304,9 @@ class ManualOperations:
                 report = replace(report, error=failed.message)
             if report.error and name in self._state.ledger.consumers:
                 self._state.ledger.update(name, idle_since=self._state.clock.monotonic())
+
+
+def _describe_revoked(revoked: list[int]) -> str:
+    """What a failed eviction has ended all the same, as a sentence; "" = nothing."""
+    count = sum(revoked)
+    return f" Its {'lease was' if count == 1 else f'{count} leases were'} revoked." if count else ""

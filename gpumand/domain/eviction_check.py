@@ -27,6 +27,8 @@ class EvictionCheck:
         expected_mib: MiB that it should free.
         residual_mib: MiB that are expected to stay.
         tolerated_mib: MiB that may stay after an unload by route without the eviction having failed.
+        is_open: neither what it holds nor what it needs is known, and unnamed memory may be its own: no amount proves
+            that it was freed.
     """
 
     spec: ConsumerSpec
@@ -35,6 +37,7 @@ class EvictionCheck:
     expected_mib: int
     residual_mib: int = 0
     tolerated_mib: int = 0
+    is_open: bool = False
 
     @property
     def can_be_measured(self) -> bool:
@@ -69,7 +72,7 @@ class EvictionCheck:
         """Whether the victim has freed what it should, and the device shows it as free."""
         device_mib = self.device_mib(now)
         if self._held_now_mib(now) is None:
-            return device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
+            return not self.is_open and device_mib is not None and device_mib >= self.expected_mib - self._slack_mib
         # A process can leave NVML's list before the driver has freed its memory, and one in a container can leave it
         # without freeing anything. So its own number is not enough: at least half must be visible as free.
         return self.released_by_processes(now) and (
@@ -93,7 +96,7 @@ class EvictionCheck:
         if device_mib is None:
             return held_now_mib is not None and held_now_mib <= left_mib
         if held_now_mib is None or self.held_before_mib is None:
-            return device_mib >= self.expected_mib - left_mib
+            return not self.is_open and device_mib >= self.expected_mib - left_mib
         gone_mib = max(0, self.held_before_mib - held_now_mib)
         return held_now_mib <= left_mib and device_mib >= gone_mib // 2 - SLACK_MIB
 
@@ -154,6 +157,11 @@ class MultiDeviceEvictionCheck:
     def expected_mib(self) -> int:
         """MiB that it should free on all devices together."""
         return sum(check.expected_mib for check in self.checks.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether on some device no amount proves that the memory was freed."""
+        return any(check.is_open for check in self._measurable.values())
 
     @property
     def can_be_measured(self) -> bool:

@@ -108,7 +108,7 @@ class ConsumerState:
         unit_activity: state of its unit or container as last reported, such as "active"; "" = none was reported.
         has_served: its server has answered in the current run of its unit.
         memory_missing: it counts as resident, but the last reading shows that it holds no model.
-        unload_pending: an unload route did not answer in time and may still be carried out.
+        unload_pending: an unload or a stop was not done in time and may still be carried out.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
         start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
         memory: what it was measured to hold.

@@ -105,6 +105,19 @@ async def test_evicting_a_leased_consumer_needs_force_and_revokes_the_lease() ->
     assert [event.reason for event in world.events if isinstance(event, LeaseEnded)] == [LeaseEnd.REVOKED]
 
 
+async def test_forced_eviction_that_fails_says_that_the_leases_are_gone() -> None:
+    world = FakeWorld([routed("liar", 9000)], scheduler=SchedulerSettings(concurrent_leases=0))
+    await world.start()
+    for number in range(2):
+        await world.arbiter.acquire(client(number), "liar", AcquireOptions())
+    world.routes.consumer("liar").lies = True
+
+    with pytest.raises(
+        EvictionFailed, match=r"became free within 10 s\. Its 2 leases were revoked\. Check the unload route"
+    ):
+        await world.arbiter.evict("liar", True, 20.0)
+
+
 async def test_evicting_a_pinned_consumer_needs_force() -> None:
     world = FakeWorld([routed("a", 9000)])
     world.routes.place("a", 9000)

@@ -1,0 +1,79 @@
+"""Units whose stop takes longer than its limit, such as one with a process that cannot be interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gpumand.domain.consumer import SchedulerSettings, UnitActivity
+from gpumand.domain.errors import EvictionFailed
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, residency
+
+LIMIT_SEC, STOP_SEC = 5.0, 12.0
+
+
+class SlowUnits(FakeWorld):
+    """A world in which the unit of llm goes on stopping after the limit of its stop."""
+
+    async def begin(self) -> None:
+        """Start, with llm resident and not leased."""
+        self.vram.read_sec = READ_SEC
+        await self.start()
+        await self.arbiter.watch_units()
+        self.arbiter.scheduler.background.spawn(self.housekeeping.run())
+        lease = (await self.arbiter.acquire(client(), "llm", AcquireOptions())).lease.id
+        await self.arbiter.release(lease)
+        self.units.units["llm.service"].stop_delay_sec = STOP_SEC
+        self.arbiter.scheduler.background.spawn(self._end_stop())
+
+    async def _end_stop(self) -> None:
+        unit = self.units.units["llm.service"]
+        while unit.activity is not UnitActivity.DEACTIVATING:
+            await self.clock.sleep(0.1)
+        await self.clock.sleep(STOP_SEC)
+        unit.stop_delay_sec = 0.0
+        self.units.become("llm.service", UnitActivity.INACTIVE)
+
+
+def slow(**others: int) -> SlowUnits:
+    specs = [by_unit("llm", 14000, stop_timeout_sec=LIMIT_SEC), *(by_unit(name, mib) for name, mib in others.items())]
+    return SlowUnits(specs, scheduler=SchedulerSettings(concurrent_leases=0, min_turn_sec=0))
+
+
+async def test_request_waits_for_a_stop_that_goes_on() -> None:
+    world = slow(image=14000)
+    await world.begin()
+    began = world.clock.monotonic()
+
+    await world.arbiter.acquire(client(2), "image", AcquireOptions(timeout_sec=20))
+
+    assert world.clock.monotonic() - began >= STOP_SEC
+    assert ooms(world) == 0
+
+
+async def test_no_lease_is_granted_on_a_unit_that_goes_on_stopping() -> None:
+    world = slow()
+    await world.begin()
+    evicting = asyncio.create_task(world.arbiter.evict("llm", False, 20.0))
+    await world.clock.sleep(1.0)
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(2), "llm", AcquireOptions(timeout_sec=60)))
+    [result] = await asyncio.gather(evicting, return_exceptions=True)
+    assert isinstance(result, EvictionFailed)
+    assert "did not stop within 5 s" in str(result)
+    assert residency(world, "llm") == "unloading"
+    assert not acquiring.done()
+
+    assert (await acquiring).loaded, "it is started again when it has stopped"
+
+
+async def test_another_consumer_is_evicted_instead_of_waiting() -> None:
+    world = slow(image=9000, voice=9000)
+    await world.begin()
+    await world.arbiter.release((await world.arbiter.acquire(client(3), "voice", AcquireOptions())).lease.id)
+    began = world.clock.monotonic()
+
+    grant = await world.arbiter.acquire(client(2), "image", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("voice",)
+    assert world.clock.monotonic() - began < STOP_SEC
