@@ -129,26 +129,28 @@ class EtcdStore(FleetStore):
     async def remove(self, key: str) -> None:
         await self._call("kv/deleterange", {"key": etcd_kv.encode(key)}, f"the removal of {key}")
 
-    async def claim(self, key: str, value: str, ttl_sec: float | None = None) -> Claim:
+    async def claim(self, key: str, value: str, ttl_sec: float | None = None, *, former: str = "") -> Claim:
         if ttl_sec is None:
             if self._lease == NO_LEASE:
                 raise _lost()
-            return await self._claim(key, value, self._lease)
+            return await self._claim(key, value, self._lease, former)
         lease, _, _ = await self._grant(ttl_sec, f"a lease for {key}")
         try:
-            return await self._claim(key, value, lease)
+            return await self._claim(key, value, lease, former)
         except MembershipLost:  # not that of this host: the claim took longer than its own time to live
             raise StoreUnavailable(f"etcd took too long to claim {key}") from None
 
-    async def _claim(self, key: str, value: str, lease: int) -> Claim:
+    async def _claim(self, key: str, value: str, lease: int, former: str) -> Claim:
         found: KeyValue | None = None
         for _ in range(MAX_ROUNDS):
             written, other = await self._replace(key, value, lease, found)
             if written is not None:
                 return Claim(True, written.created, value)
-            if other is not None and (other.entry.value != value or other.lease == lease):
-                return Claim(other.entry.value == value, other.created, other.entry.value)
-            found = other  # claimed before, with a lease that ends earlier; or removed right now
+            if other is not None and other.entry.value not in (value, former or value):
+                return Claim(False, other.created, other.entry.value)
+            if other is not None and other.entry.value == value and other.lease == lease:
+                return Claim(True, other.created, value)
+            found = other  # the former claim; or claimed before, with a lease that ends earlier; or removed right now
         raise StoreUnavailable(f"{key} changes all the time")
 
     async def release(self, key: str, value: str) -> None:

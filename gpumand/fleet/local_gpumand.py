@@ -82,12 +82,17 @@ class BusGpumand:
         outcome: dict[str, Any] = await self._ask(lambda calls: calls.load(call.consumer, options, call.wait_sec))
         return outcome
 
-    async def unload(self, consumer: str) -> None:
-        """Unload a consumer that this host may no longer serve, if this user may and it has no lease. Never raises."""
+    async def unload(self, consumer: str) -> bool:
+        """Unload a consumer that this host may no longer serve, if this user may and it has no lease.
+
+        Returns whether it is unloaded. Never raises.
+        """
         try:
             await self._ask(lambda calls: calls.evict(consumer, {"timeout_usec": ("t", 20_000_000)}, 20.0))
         except GpumandError as error:
             log.warning("%s stays loaded on this host: %s", consumer, error.message)
+            return False
+        return True
 
     async def status(self) -> dict[str, Any]:
         """See LocalGpumand."""

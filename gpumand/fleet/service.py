@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 POLL_SEC = 0.1
 LEAVE_SEC = 2.0
+END_SEC = 10.0
+"""How long unique consumers may take to be unloaded at the end; a longer unload goes on without this process."""
+
 WATCH_RETRY_SEC = 5.0
 DRAINED = "drained"
 
@@ -73,6 +76,7 @@ class FleetService:
         self._server_tls = None if tls is None else tls[0]
         self._clock = clock or BoottimeClock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_closed = False
         self.failed = asyncio.Event()
         self._listeners = bind_all(config.listen)
         port = self._listeners[0].getsockname()[1] if self._listeners else 0
@@ -154,9 +158,12 @@ class FleetService:
         await self.close()
 
     async def close(self) -> None:
-        """End everything at once."""
+        """End everything at once; may be called again."""
+        if self._is_closed:
+            return
         for server in self._servers:
             await server.close()
+        may_leave = await self._end_unique()
         await self._client.close()
         await self._intents.close()
         for task in self._tasks:
@@ -164,11 +171,24 @@ class FleetService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_SEC):
-                await self.member.leave()
+                # Otherwise the claims stay until the lease in the store ends.
+                await self.member.leave() if may_leave else None
         await self.store.close()
         await self.gpumand.close()
         with suppress(OSError):
             self.config.socket.unlink()
+        self._is_closed = True
+
+    async def _end_unique(self) -> bool:
+        """Unload unique consumers, since no process guards them from now on; False if one stays loaded."""
+        try:
+            async with asyncio.timeout(END_SEC):
+                is_done = await self._unique.end_all()
+        except TimeoutError:
+            is_done = False
+        if not is_done:
+            log.warning("a unique consumer stays loaded here; other hosts may load it once the claim of this one ends")
+        return is_done
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

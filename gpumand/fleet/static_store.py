@@ -102,7 +102,7 @@ class StaticStore(FleetStore):
         self._leased.discard(key)
         self._entries.remove(key)
 
-    async def claim(self, key: str, value: str, ttl_sec: float | None = None) -> Claim:
+    async def claim(self, key: str, value: str, ttl_sec: float | None = None, *, former: str = "") -> Claim:
         raise StoreUnavailable(f"{key} cannot be claimed: a fleet with static peers has no store. Set up etcd for it.")
 
     async def release(self, key: str, value: str) -> None:

@@ -177,7 +177,7 @@ class FleetStore(Protocol):
     async def remove(self, key: str) -> None:
         """Remove a key; no change if it does not exist."""
 
-    async def claim(self, key: str, value: str, ttl_sec: float | None = None) -> Claim:
+    async def claim(self, key: str, value: str, ttl_sec: float | None = None, *, former: str = "") -> Claim:
         """Write a key if it does not exist.
 
         A claim of the value that the key has already succeeds and is extended, so a claim whose answer was lost can be
@@ -189,6 +189,8 @@ class FleetStore(Protocol):
             value: its value.
             ttl_sec: seconds until the claim ends by itself, for intents; None = with the host's lease, for unique
                 consumers; raises ``MembershipLost`` then if there is none.
+            former: the value of an earlier claim of this host, which this one replaces; "" = none. Another host could
+                come between a release and another claim.
         """
 
     async def release(self, key: str, value: str) -> None:

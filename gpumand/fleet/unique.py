@@ -72,13 +72,14 @@ class UniqueConsumers:
         key = self._keys.unique(consumer)
         value = encode_holder(Holder(self._machine_id, secrets.token_hex(8)))
         found = await self._store.claim(key, value)
+        if not found.ok and _host_of(found.value) == self._machine_id:
+            # The claim of an agent that was killed, or one whose answer was lost. The consumer may be loaded here, so
+            # no other host may come between.
+            found = await self._store.claim(key, value, former=found.value)
         if not found.ok and (holder := _host_of(found.value)) != self._machine_id:
             return holder
-        if not found.ok:  # a claim of an agent that was killed, or one whose answer was lost
-            await self._store.release(key, found.value)
-            found = await self._store.claim(key, value)
         if not found.ok:
-            return _host_of(found.value)
+            raise StoreUnavailable(f"{key} changes all the time. Try again")
         if generation != self._standing():
             # The lease was replaced meanwhile. Which of both holds the key is not known, so it does not count.
             raise StoreUnavailable(f"the lease of this host was replaced while it claimed {consumer}. Try again")

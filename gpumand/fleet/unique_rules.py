@@ -23,6 +23,9 @@ FENCED = "fenced"
 RELEASE_SEC = 5.0
 """How long the leases of a fenced consumer may take to end before it is unloaded."""
 
+END_TRIES = 4
+END_PAUSE_SEC = 0.5
+
 PROMISE_SEC = 15.0
 """How long a claim is kept for a client that acquires from gpumand itself, until a row shows its request."""
 
@@ -49,14 +52,15 @@ class UniqueRules:
     Args:
         row: the newest row of this host.
         name_of: name of a host for its machine id.
-        unload: unloads a consumer as far as this process may; must not raise, and returns within a limited time.
+        unload: unloads a consumer as far as this process may, and returns whether it is unloaded; must not raise, and
+            returns within a limited time.
     """
 
     def __init__(
         self,
         row: Callable[[], HostRow],
         name_of: Callable[[str], str],
-        unload: Callable[[str], Awaitable[None]],
+        unload: Callable[[str], Awaitable[bool]],
     ) -> None:
         self.claims: UniqueClaims | None = None
         self._row, self._name_of, self._unload = row, name_of, unload
@@ -138,6 +142,22 @@ class UniqueRules:
     async def fenced(self, consumers: frozenset[str]) -> None:
         """This host is no longer sure to be the only one of these consumers: end their leases, then unload them."""
         await asyncio.gather(*map(self._end, consumers))
+
+    async def end_all(self) -> bool:
+        """Unload what this host holds, at the end of the process; return whether nothing is left loaded.
+
+        Afterwards no process keeps other hosts from loading it. Leases of the fleet have ended by then.
+        """
+        claims = self.claims
+        held = [] if claims is None else [one for one in self._row().consumers if claims.holds(one)]
+        return all(await asyncio.gather(*map(self._unloaded, held)))
+
+    async def _unloaded(self, consumer: str) -> bool:
+        for _ in range(END_TRIES):  # gpumand notices a moment later that the leases of the fleet have ended
+            if await self._unload(consumer):
+                return True
+            await asyncio.sleep(END_PAUSE_SEC)
+        return False
 
     def _is_lost(self, consumer: str) -> bool:
         return self.is_unique(consumer) and self.claims is not None and not self.claims.holds(consumer)

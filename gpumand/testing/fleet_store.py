@@ -276,10 +276,10 @@ class MemoryStore(FleetStore):
         self.fleet.delete(key)
         await self.link.answer("remove")
 
-    async def claim(self, key: str, value: str, ttl_sec: float | None = None) -> Claim:
+    async def claim(self, key: str, value: str, ttl_sec: float | None = None, *, former: str = "") -> Claim:
         await self.link.request("claim")
         found = self.fleet.read(key)
-        if found is None:
+        if found is None or (former and found[0].value == former):
             lease = self.fleet.grant(ttl_sec) if ttl_sec is not None else self._lease or _lost()
             result = Claim(True, self.fleet.write(key, value, lease), value)
         else:

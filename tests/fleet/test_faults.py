@@ -15,8 +15,8 @@ from tests.fleet.network import needs_namespaces
 from tests.integration.fleet.fleet_hosts import until_async
 
 LOST_SEC = 4.0
-TOLERANCE_SEC = 1.0
-"""For the clock of the test, which looks every 50 ms and shares the cores with three hosts."""
+"""The limits are those of the documentation, without tolerance. The short form of these tests in tests/integration has no
+limits, since it shares the cores with other tests."""
 
 IS_FULL = bool(os.environ.get("GPUMAND_FULL_LENGTH"))
 CUTS = 20 if IS_FULL else 3
@@ -32,8 +32,8 @@ async def test_host_that_is_cut_off(lab: Lab, note: Note) -> None:
     note("a host is cut off: no other host shows it", cut.gone_sec)
     note("a host is cut off: a new lease of its own users", cut.local_sec)
     note("a host is cut off: all hosts are up again after the cut", cut.back_sec)
-    assert cut.lost_sec <= LOST_SEC + TOLERANCE_SEC
-    assert cut.gone_sec <= TTL_SEC + 2 + TOLERANCE_SEC
+    assert cut.lost_sec <= LOST_SEC
+    assert cut.gone_sec <= TTL_SEC + 2
     assert cut.local_sec <= 2
     assert cut.back_sec <= 10
 
@@ -42,8 +42,8 @@ async def test_host_with_the_leader_of_etcd_is_cut_off(lab: Lab, note: Note) -> 
     host, other = lab.leader(), lab.followers()[0]
     cut = await cut_off(lab, host, other)
     note("the host with the leader is cut off: no other host shows it", cut.gone_sec)
-    assert cut.lost_sec <= LOST_SEC + TOLERANCE_SEC
-    assert cut.gone_sec <= 2 * TTL_SEC + 2 + TOLERANCE_SEC
+    assert cut.lost_sec <= LOST_SEC
+    assert cut.gone_sec <= 2 * TTL_SEC + 2
     assert cut.local_sec <= 2
 
 
@@ -105,10 +105,10 @@ async def test_agent_is_killed(lab: Lab, note: Note) -> None:
     lab.agents[2].kill(signal.SIGKILL)
     watch = Stopwatch()
     assert [await ended(one) for one in leases] == ["host-lost"] * 3
-    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    assert watch.seconds <= LOST_SEC
     await lab.until_leases(2, 0)
     note("an agent is killed: its clients know, and its gpumand has no lease of the fleet", watch.seconds)
-    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    assert watch.seconds <= LOST_SEC
     await until_async(lambda: is_gone(lab, 2, 1), "the row of the killed agent has ended")
     await lab.restart_agents(2)
     await until_async(lambda: has_epoch_above(lab, before), "the row is that of the new agent")
@@ -127,7 +127,7 @@ async def test_router_is_killed(lab: Lab, note: Note) -> None:
     watch = Stopwatch()
     await lab.until_leases(2, 0)
     note("a router is killed: the other host has none of its leases", watch.seconds)
-    assert watch.seconds <= LOST_SEC + TOLERANCE_SEC
+    assert watch.seconds <= LOST_SEC
     await asyncio.gather(waiting, return_exceptions=True)
 
     async def has_no_intents() -> bool:
@@ -161,7 +161,7 @@ async def test_fence_falls_before_another_host_has_the_unique_consumer(lab: Lab,
         holder, other = lab.followers()[:: 1 if turn % 2 else -1]
         fall = await take_over(lab, holder, other, lambda holder=holder: lab.network.cut(holder))  # type: ignore[misc]
         assert fall.fence_sec < fall.taken_sec
-        assert fall.fence_sec <= TTL_SEC
+        assert fall.fence_sec <= TTL_SEC, "before the lease in etcd can end"
         falls.append(fall)
         lab.network.heal(holder)
         await lab.calm()

@@ -233,6 +233,23 @@ async def test_repeated_claim_lasts_for_its_whole_time_again(etcd: PlainEtcd, op
     assert remaining_sec(etcd, key) >= 59
 
 
+async def test_claim_replaces_a_former_one_of_the_same_host_and_no_other(opened: Open, keys: Keys) -> None:
+    killed, store, other = opened(), opened(), opened()
+    key = keys.unique("llm")
+    await killed.join(row(H1))
+    await killed.claim(key, "one")
+    await store.join(row(H1))
+    await other.join(row(H2))
+
+    assert not (await store.claim(key, "two")).ok
+    assert not (await store.claim(key, "two", former="none")).ok
+    assert (await store.claim(key, "two", former="one")).ok
+    assert (await store.claim(key, "two", former="one")).ok, "it can be repeated"
+    await killed.release(key, "one")
+    await killed.leave()
+    assert (await other.claim(key, "three")).value == "two", "neither a late release nor the old lease ends it"
+
+
 async def test_unique_claim_of_a_killed_agent_passes_to_the_lease_of_the_next(opened: Open, keys: Keys) -> None:
     killed, next_one, other = opened(ttl_sec=2), opened(), opened()
     await killed.join(row())

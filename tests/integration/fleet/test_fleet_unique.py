@@ -83,3 +83,32 @@ async def test_lease_on_a_unique_consumer_ends_before_the_others_may_load_it(
     with pytest.raises(NotNowError, match="one host only"):
         await first.router.acquire(AcquireCall("chat", 5.0, on="gpu1"))
     await other.release()
+
+
+async def test_agent_that_is_stopped_unloads_what_it_no_longer_guards(hosts: FleetHosts) -> None:
+    first, second = await hosts.services(2)
+    lease = await first.router.acquire(AcquireCall("chat", 30.0, on="gpu1"))
+    await lease.release()
+
+    await first.stop(1.0)
+
+    async with Client(hosts.daemons[0].address) as client:
+        assert (await client.status()).consumer("chat").residency == "unloaded"  # type: ignore[union-attr]
+    moved = await second.router.acquire(AcquireCall("chat", 30.0, on="gpu2"))
+    assert moved.grant["host"] == "gpu2"
+    await moved.release()
+
+
+async def test_agent_that_is_stopped_keeps_its_claim_while_a_client_of_gpumand_uses_the_consumer(
+    hosts: FleetHosts,
+) -> None:
+    first, second = await hosts.services(2, ttl_sec=60.0)
+    async with Client(hosts.daemons[0].address) as client:
+        grant = await client.acquire("chat", lifetime="ttl", timeout_sec=30)
+        await until(lambda: first._claims.holds("chat"), "the host claims what was loaded without the fleet")
+
+        await first.stop(1.0)
+
+        with pytest.raises(Busy, match="one host only"):
+            await second.router.acquire(AcquireCall("chat", 5.0, on="gpu2"))
+        await client.release(grant.id)

@@ -104,9 +104,9 @@ class UnreliableStore(MemoryStore):
     async def renew(self) -> None:
         await self._unreliable(super().renew, may_be_late=True)
 
-    async def claim(self, key: str, value: str, ttl_sec: float | None = None) -> Claim:
+    async def claim(self, key: str, value: str, ttl_sec: float | None = None, *, former: str = "") -> Claim:
         inner = super().claim
-        found: Claim = await self._unreliable(lambda: inner(key, value, ttl_sec), may_be_late=True)
+        found: Claim = await self._unreliable(lambda: inner(key, value, ttl_sec, former=former), may_be_late=True)
         return found
 
     async def release(self, key: str, value: str) -> None:
@@ -135,7 +135,16 @@ class Host:
     believed: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.store = UnreliableStore(self.fleet, self.clock, random.Random(self.seed), self.trouble)
+        self.starts = 0
+        self.late: set[asyncio.Task[Any]] = set()
+        self.ended: list[asyncio.Task[None]] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start agent and router, which know nothing of earlier ones."""
+        self.starts += 1
+        self.store = UnreliableStore(self.fleet, self.clock, random.Random(self.seed + self.starts), self.trouble)
+        self.store.late = self.late  # a request that is on its way arrives although its process is gone
         self.member = Member(self.store, self.clock, row(self.machine_id))
         self.unique = UniqueConsumers(
             self.store, self.fleet.keys, self.machine_id, self.member.fence, self.clock, self._fenced
@@ -175,10 +184,21 @@ class Host:
             self.believed[consumer] = sent + TTL_SEC
         return claim.ok
 
-    async def stop(self) -> None:
-        for task in (*self.tasks, *self.store.late):
+    def kill(self) -> None:
+        """Kill agent and router, at whatever point they are: their lease and their claims stay in the store."""
+        for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, *self.store.late, return_exceptions=True)
+        self.ended += self.tasks
+        self.believed.clear()  # a router that is gone sends no request
+        is_cut = self.store.link.is_cut
+        self.start()
+        if is_cut:
+            self.store.cut_off()
+
+    async def stop(self) -> None:
+        for task in (*self.tasks, *self.late):
+            task.cancel()
+        await asyncio.gather(*self.tasks, *self.ended, *self.late, return_exceptions=True)
 
 
 @dataclass
@@ -191,7 +211,7 @@ class Step:
     seconds: float
 
 
-ACTIONS = ("want", "want", "leave", "intend", "cut", "heal", "suspend", "resume", "set clock", "wait")
+ACTIONS = ("want", "want", "leave", "intend", "cut", "heal", "suspend", "resume", "kill", "set clock", "wait")
 steps = st.builds(
     Step,
     st.sampled_from(ACTIONS),
@@ -217,6 +237,8 @@ def act(step: Step, host: Host) -> None:
         host.clock.suspend()
     elif step.action == "resume":
         host.clock.resume()
+    elif step.action == "kill":
+        host.kill()
     elif step.action == "set clock":
         host.clock.wall_offset_usec += int(step.seconds * 3.6e9) * (1 if step.host else -1)
 
@@ -277,6 +299,16 @@ SUSPENDS = BOTH_WANT + script(*[(action, host, 14.0) for host in (0, 1, 0, 1) fo
 HANDED_OVER = BOTH_WANT + script(*[(action, host, 4.0) for host in (0, 1) * 4 for action in ("leave", "want")])
 FLICKER = (("leave", 1, 6.0), ("want", 0, 6.0), ("leave", 0, 0.7), ("want", 0, 0.7), ("want", 1, 8.0))
 FLICKERS = script(*FLICKER * 4)
+KILLED_AND_BACK = script(("want", 0, 3.0), ("want", 1, 3.0), *[("kill", 0, 3.0)] * 6)
+KILLED_AND_LEFT = BOTH_WANT + script(
+    *[(action, host, 8.0) for host in (0, 1) * 3 for action in ("kill", "leave", "want")]
+)
+KILLED_WITH_INTENT = script(
+    *[step for host in (0, 1) * 3 for step in (("intend", host, 1.4), ("kill", host, 0.1), ("leave", host, 25.0))]
+)
+CLOCKS_SET = BOTH_WANT + script(
+    *[(action, host, 4.0) for host in (0, 1) * 4 for action in ("set clock", "leave", "want")]
+)
 INTENTS = script(("intend", 0, 0.1), ("intend", 1, 60.0), ("suspend", 0, 20.0), ("resume", 0, 20.0))
 
 
@@ -287,6 +319,10 @@ INTENTS = script(("intend", 0, 0.1), ("intend", 1, 60.0), ("suspend", 0, 20.0), 
 @example(SUSPENDS, (5, 6), (1.02, 0.98), 0.1)
 @example(HANDED_OVER, (7, 8), (1.0, 1.0), 0.3)
 @example(INTENTS, (9, 10), (1.0, 1.0), 0.3)
+@example(KILLED_AND_BACK, (11, 12), (1.0, 1.0), 0.3)
+@example(KILLED_AND_LEFT, (13, 14), (0.98, 1.02), 0.3)
+@example(KILLED_WITH_INTENT, (15, 16), (1.02, 0.98), 0.3)
+@example(CLOCKS_SET, (17, 18), (1.0, 1.0), 0.3)
 def test_two_hosts_never_hold_a_unique_consumer_and_two_routers_never_an_intent(
     script: list[Step], seeds: tuple[int, int], rates: tuple[float, float], trouble: float
 ) -> None:
@@ -299,11 +335,20 @@ def test_requests_that_are_carried_out_late_do_not_undo_later_claims(seed: int) 
     asyncio.run(run(INTENTS, (seed, seed + 100), trouble=0.5))
 
 
-@pytest.mark.parametrize("scenario", [CUTS, SUSPENDS, HANDED_OVER], ids=["cuts", "suspends", "handed over"])
+@pytest.mark.parametrize(
+    "scenario",
+    [CUTS, SUSPENDS, HANDED_OVER, KILLED_AND_LEFT, CLOCKS_SET],
+    ids=["cuts", "suspends", "handed over", "killed", "clocks set"],
+)
 def test_consumer_moves_between_hosts_in_these_scenarios(scenario: list[Step]) -> None:
     # A rule that holds because nothing is ever held would prove nothing.
     assert asyncio.run(run(scenario, (1, 2))) == {"llm on 1", "llm on 2"}
 
 
-def test_intents_move_between_routers_in_these_scenarios() -> None:
-    assert asyncio.run(run(INTENTS, (1, 2))) == {"intent of 1", "intent of 2"}
+def test_agent_that_is_started_again_while_its_lease_lives_has_its_consumer_back() -> None:
+    assert asyncio.run(run(KILLED_AND_BACK, (1, 2), trouble=0.0)) == {"llm on 1"}
+
+
+@pytest.mark.parametrize("scenario", [INTENTS, KILLED_WITH_INTENT], ids=["slept", "killed before the load"])
+def test_intents_move_between_routers_in_these_scenarios(scenario: list[Step]) -> None:
+    assert asyncio.run(run(scenario, (1, 2))) == {"intent of 1", "intent of 2"}

@@ -93,6 +93,16 @@ async def test_claim_ends_after_its_time_unless_it_is_repeated(clock: FakeClock,
     assert fleet.value(key) is None
 
 
+async def test_claim_replaces_a_former_one_only(fleet: MemoryFleet) -> None:
+    first, key = fleet.store(), fleet.keys.unique("llm")
+    await first.join(row(H1))
+    await first.claim(key, "one")
+    assert not (await first.claim(key, "two", former="none")).ok
+    assert (await first.claim(key, "two", former="one")).ok
+    await first.release(key, "one")
+    assert fleet.value(key) == "two"
+
+
 async def test_claim_of_an_agent_that_was_killed_is_bound_to_the_next_agent(
     clock: FakeClock, fleet: MemoryFleet
 ) -> None:

@@ -45,11 +45,13 @@ class Host:
         self.row = host(1, chat=consumer(COLD, unique=True), image=consumer(COLD))
         self.claims = ScriptedClaims()
         self.unloaded: list[str] = []
+        self.can_unload = True
         self.rules = UniqueRules(lambda: self.row, lambda name: f"name of {name[-1]}", self._unload)
         self.rules.claims = self.claims
 
-    async def _unload(self, name: str) -> None:
+    async def _unload(self, name: str) -> bool:
         self.unloaded.append(name)
+        return self.can_unload
 
     async def show(self, **more: object) -> None:
         """Publish another row of chat."""
@@ -271,3 +273,31 @@ async def test_fenced_consumer_that_a_client_of_gpumand_uses_is_unloaded_after_t
     await made.show(residency=COLD)
     await made.show(residency=RESIDENT)
     assert made.unloaded == ["chat", "chat"], "another load is not the fenced one"
+
+
+# -- the end of the process ------------------------------------------------------------------------------------------
+
+
+async def test_what_the_host_holds_is_unloaded_at_the_end() -> None:
+    made = Host()
+    assert await made.rules.end_all(), "it holds nothing"
+    await made.rules.require("chat")
+    await made.show(residency=RESIDENT)
+    assert await made.rules.end_all()
+    assert made.unloaded == ["chat"]
+
+
+async def test_consumer_that_a_client_of_gpumand_uses_stays_loaded_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpumand.fleet.unique_rules.END_PAUSE_SEC", 0.0)
+    made = Host()
+    await made.rules.require("chat")
+    made.can_unload = False
+    assert not await made.rules.end_all()
+
+
+async def test_fleet_with_static_peers_unloads_nothing_at_the_end() -> None:
+    made = Host()
+    made.rules.claims = None
+    await made.show(residency=RESIDENT)
+    assert await made.rules.end_all()
+    assert made.unloaded == []
