@@ -15,8 +15,8 @@ from tests.fleet.network import needs_namespaces
 from tests.integration.fleet.fleet_hosts import until_async
 
 LOST_SEC = 4.0
-"""The limits are those of the documentation, without tolerance. The short form of these tests in tests/integration has no
-limits, since it shares the cores with other tests."""
+"""The limits are those of the documentation, without tolerance. The short form of these tests in tests/integration has
+none, since it shares the cores with other tests."""
 
 IS_FULL = bool(os.environ.get("GPUMAND_FULL_LENGTH"))
 CUTS = 20 if IS_FULL else 3
