@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from gpumand.bus.signal_arguments import SIGNAL_ARGUMENTS
 from gpumand.client.errors import Mismatch
 from gpumand.client.fields import Fields
 from gpumand.client.values import (
@@ -255,18 +256,7 @@ def _entry(fields: Fields) -> HistoryEntry:
     )
 
 
-_NAMES = {
-    "EvictionOccurred": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
-    "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
-    "LeaseGranted": ("lease", "consumer"),
-    "LeaseEnded": ("lease", "consumer", "reason"),
-    "LeaseDegraded": ("lease", "consumer", "reason"),
-    "LeaseRestored": ("lease", "consumer"),
-    "LeaseWanted": ("lease", "by", "since_usec"),
-    "LeaseYielded": ("lease", "consumer"),
-    "LeaseReturned": ("lease", "consumer"),
-    "NameOwnerChanged": ("name", "before", "now"),
-}
+_NAMES = {**SIGNAL_ARGUMENTS, "NameOwnerChanged": ("name", "before", "now")}
 
 
 def event_of(signal: Signal) -> Event | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpumand.bus.connection_errors import BusLost
+from gpumand.bus.signal_arguments import SIGNAL_ARGUMENTS
 from gpumand.cli.client import Client
 from gpumand.cli.options import Command, GlobalOptions
 from gpumand.cli.session import run_with_client
@@ -21,18 +22,7 @@ if TYPE_CHECKING:
 
 Event = dict[str, Any]
 
-ARGUMENTS = {
-    "EvictionOccurred": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
-    "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
-    "LeaseGranted": ("lease", "consumer"),
-    "LeaseEnded": ("lease", "consumer", "reason"),
-    "LeaseDegraded": ("lease", "consumer", "reason"),
-    "LeaseRestored": ("lease", "consumer"),
-    "LeaseWanted": ("lease", "by", "since_usec"),
-    "LeaseYielded": ("lease", "consumer"),
-    "LeaseReturned": ("lease", "consumer"),
-    "PropertiesChanged": ("interface", "changed", "invalidated"),
-}
+ARGUMENTS = {**SIGNAL_ARGUMENTS, "PropertiesChanged": ("interface", "changed", "invalidated")}
 
 
 @click.command(cls=Command)
