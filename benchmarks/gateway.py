@@ -99,7 +99,7 @@ async def _service() -> AsyncIterator[Place]:
 async def _gateway(folder: Path, daemon: RunningDaemon) -> AsyncIterator[Place]:
     port, file = _free_port(), folder / "gateway.toml"
     file.write_text(f'[gateway.listeners.llm]\nlisten = "127.0.0.1:{port}"\n', encoding="utf-8")
-    command = ("-m", "gpumand.gateway", "--config", str(file), "--bus-address", daemon.address)
+    command = ("-m", "benchmarks.gateway_process", str(file), daemon.address)
     with (folder / "gateway.log").open("wb") as log:
         # An installed gateway finds its bytecode, and does not spend memory on compiling: the first run compiles.
         async with _process(sys.executable, *command, stderr=log.fileno()):

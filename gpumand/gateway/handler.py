@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from gpumand.gateway import cors, web
 from gpumand.gateway.access import Access, foreign_site, is_from_foreign_site
 from gpumand.gateway.connections import Connection, connection_of
-from gpumand.gateway.console.console import Console, is_browser
+from gpumand.gateway.console.paths import is_for_console
 from gpumand.gateway.dialects import Api, Dialect, dialect_of
 from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
@@ -28,6 +30,9 @@ from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.websockets import is_websocket
 from gpumand.gateway.working import WorkHandler
 
+if TYPE_CHECKING:
+    from gpumand.gateway.console.console import Console
+
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
@@ -43,7 +48,7 @@ class Gateway:
         router: determines the service of a request.
         metrics: observes requests.
         work, look, sockets: the handlers by class.
-        console: answers at the gateway's own address.
+        console: returns the part that answers for the gateway itself.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class Gateway:
         work: WorkHandler,
         look: LookHandler,
         sockets: SocketHandler,
-        console: Console,
+        console: Callable[[], Awaitable[Console]],
     ) -> None:
         self._parts, self._access, self._router, self._metrics = parts, access, router, metrics
         self._work, self._look, self._sockets, self._console = work, look, sockets, console
@@ -97,8 +102,8 @@ class Gateway:
             client, origin = self._access.admit(request, connection)
             if connection.body.is_broken:
                 raise bad_body()
-            if connection.listener == GATEWAY and self._console.serves(target.path, is_browser=is_browser(request)):
-                return await self._console.handle(request, connection, target, client, origin)
+            if connection.listener == GATEWAY and is_for_console(request, target.path):
+                return await (await self._console()).handle(request, connection, target, client, origin)
         except Refused as error:
             return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
         entry = self._parts.table.add(client, "", request.method, target.shown, RouteClass.LOOK)

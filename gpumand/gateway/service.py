@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from typing import TYPE_CHECKING
 
 from gpumand.config.problems import problem_lines
 from gpumand.domain.errors import ConfigInvalid
@@ -21,10 +22,6 @@ from gpumand.gateway.busy_checks import BusyChecks
 from gpumand.gateway.catalog_reader import CatalogReader
 from gpumand.gateway.config import GatewaySettings, ListenerSettings, state_dir
 from gpumand.gateway.connections import Acceptor
-from gpumand.gateway.console.actions import Actions
-from gpumand.gateway.console.console import Console
-from gpumand.gateway.console.feed import BusSource
-from gpumand.gateway.console.state_view import ShownListener, StateView
 from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.entrance import EntranceRouter
 from gpumand.gateway.entrance_config import GATEWAY
@@ -56,6 +53,10 @@ from gpumand.log.logging_setup import default_level, setup_logging
 from gpumand.service_manager.notify import Notifier, watchdog_usec
 from gpumand.service_manager.sockets import take_named_listeners
 from gpumand.version import VERSION
+
+if TYPE_CHECKING:
+    from gpumand.gateway.console.console import Console
+    from gpumand.gateway.console.state_view import ShownListener
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class GatewayService:
         self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
-        self._console = self._make_console()
+        self._console: Console | None = None
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
 
@@ -133,16 +134,32 @@ class GatewayService:
             work=WorkHandler(parts, self._jobs, self._busy, self._bodies),
             look=look,
             sockets=SocketHandler(parts, look),
-            console=self._console,
+            console=self._get_console,
         )
 
+    async def _get_console(self) -> Console:
+        """The part that answers for the gateway itself, which takes 0.4 MB; many gateways only pass requests on."""
+        if self._console is None:
+            # The import would block the event loop for some 30 ms.
+            await asyncio.to_thread(__import__, "gpumand.gateway.console.console")
+        if self._console is None:  # another request may have created it during the import
+            self._console = self._make_console()
+        return self._console
+
     def _make_console(self) -> Console:
+        from gpumand.gateway.console.actions import Actions
+        from gpumand.gateway.console.console import Console
+        from gpumand.gateway.console.feed import BusSource
+        from gpumand.gateway.console.state_view import StateView
+
         source = BusSource(self._options.bus)
         view = StateView(self.table, self._shown_listeners)
         return Console(source, view, Actions(self._options.bus, self.table), self._metrics_page, self._fleet.document)
 
     def _shown_listeners(self) -> tuple[ShownListener, ...]:
         """The listeners, for lists."""
+        from gpumand.gateway.console.state_view import ShownListener
+
         return tuple(
             ShownListener(name, self._all_listeners()[name].consumer if name != GATEWAY else "", address)
             for name, address in self._listeners.addresses
@@ -181,7 +198,8 @@ class GatewayService:
     async def stop(self) -> None:
         """Let requests in flight end for a while, then end them; the leases are released last."""
         self._listeners.close()
-        await self._console.close()
+        if self._console is not None:
+            await self._console.close()
         # A client whose connection was accepted has no other gateway to send its request to.
         await self._acceptor.receive_heads(LAST_HEADS_SEC)
         self._acceptor.close_idle()
@@ -301,7 +319,11 @@ def _parse(arguments: Sequence[str]) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the gateway."""
-    options = parse_arguments(arguments)
+    run(parse_arguments(arguments))
+
+
+def run(options: Options) -> None:
+    """Serve until a signal, and exit the process with ``CONFIG_STATUS`` if the configuration is invalid."""
     try:
         settings = config.load(options.config)
         if not options.is_check:

@@ -11,12 +11,13 @@ from gpumand.gateway.connections import Connection
 from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.events import EventStreams
 from gpumand.gateway.console.feed import BusSource, Feed
+from gpumand.gateway.console.paths import METRICS, PREFIX
 from gpumand.gateway.console.questions import Questions
 from gpumand.gateway.console.rights import check_change, check_site
-from gpumand.gateway.console.site import PREFIX, Site
+from gpumand.gateway.console.site import Site
 from gpumand.gateway.console.state_view import StateView
 from gpumand.gateway.dialects import Api
-from gpumand.gateway.exchange import accepts, refusal_response
+from gpumand.gateway.exchange import refusal_response
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import Refused, refused
@@ -24,8 +25,6 @@ from gpumand.gateway.requests import Client
 from gpumand.http.prometheus_format import CONTENT_TYPE
 
 API = PREFIX + "v1/"
-METRICS = "/metrics"
-PAGE_ALIASES = ("/ui", "/ui/", "/gateway")
 EVENTS = API + "events"
 FLEET = API + "fleet"
 
@@ -62,15 +61,6 @@ class Console:
         self._streams = EventStreams(self._feed.start, self._feed.stop)
         self._questions = Questions(source)
         self._site = Site()
-
-    def serves(self, path: str, *, is_browser: bool = False) -> bool:
-        """Whether a path belongs to the gateway itself.
-
-        Args:
-            path: the decoded path.
-            is_browser: the request accepts HTML. The root is the web page only then: programs expect an API there.
-        """
-        return path.startswith(PREFIX) or path in (METRICS, *PAGE_ALIASES) or (path == "/" and is_browser)
 
     async def handle(
         self, request: web.BaseRequest, connection: Connection, target: Target, client: Client, origin: Origin
@@ -145,11 +135,6 @@ def session(client: Client) -> dict[str, Any]:
     consumers = None if client.consumers is None else sorted(client.consumers)
     rights = {"may_evict": client.may_evict, "consumers": consumers}
     return {"client": client.name, "has_key": client.has_key, **rights}
-
-
-def is_browser(request: web.BaseRequest) -> bool:
-    """Whether a request comes from a browser that opens a page."""
-    return request.method in ("GET", "HEAD") and accepts(request, "text/html")
 
 
 def _json(fields: dict[str, Any]) -> web.Response:

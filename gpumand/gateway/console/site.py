@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpumand.gateway import web
+from gpumand.gateway.console.paths import PREFIX
 from gpumand.gateway.refusals import refused
-
-PREFIX = "/gateway/"
 
 FILES = {
     PREFIX: ("index.html", "text/html"),
