@@ -213,6 +213,7 @@ EXAMPLES: dict[str, dict[str, str]] = {
     "fleet": _FLEET,
     "fleet.etcd": {
         "endpoints": '["https://gpu1.example.org:2379"]',
+        "domain": '"gpu.example.org"',
         "user": '"gpu1"',
         "password_file": '"/etc/gpumand/fleet/etcd-password"',
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ CREDENTIAL_PREFIX = "fleet_"
 
 DEFAULT_PORT = 8447
 MAX_PEERS = 32
+_LABEL = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 NESTED = ("etcd", "peers", "allow")
 TLS_KEYS = ("ca", "certificate", "key")
 
@@ -39,6 +42,14 @@ def agent_url(text: str) -> str:
     if parts.path or not parts.hostname:
         raise InvalidValue(f"{quoted(text)} is not an address: write scheme, host and port, such as https://gpu1:8447")
     return base.lower()
+
+
+def dns_domain(text: str) -> str:
+    """Check the name of a DNS domain."""
+    name = text.rstrip(".").lower()
+    if len(name) > 200 or not _DOMAIN.fullmatch(name):
+        raise InvalidValue(f"{quoted(text)} is not the name of a DNS domain, such as lab.example.org")
+    return name
 
 
 def is_plain(url: str) -> bool:
@@ -114,6 +125,13 @@ class EtcdTable:
     endpoints: tuple[str, ...] = key(
         ListOf(Text("URL", agent_url), min_length=1, max_length=16, single=True),
         "URL of each member of etcd, such as https://gpu1:2379.",
+        default=(),
+    )
+    domain: str = key(
+        Text("DNS domain", dns_domain),
+        "DNS domain that has an SRV record _etcd-client-ssl._tcp for each member of etcd, in place of endpoints. "
+        "systemd-resolved looks the records up.",
+        default="",
     )
     user: str = key(
         Text("name of a user", host_name), "User of this host in etcd. By default the name of the host.", default=""
@@ -227,15 +245,18 @@ def _etcd(raw: object, host: Any, place: Place, problems: ProblemList) -> EtcdCo
         return None
     before = len(problems.entries)
     given = read_keys(EtcdTable, raw, place, problems)
-    if isinstance(raw, dict) and "endpoints" not in raw:
+    if isinstance(raw, dict) and not {"endpoints", "domain"} & raw.keys():
         problems.add(place.at("endpoints"), "is missing: write the URLs of the members of etcd, or remove this table")
+    if isinstance(raw, dict) and {"endpoints", "domain"} <= raw.keys():
+        problems.add(place.at("domain"), "is not used with endpoints: remove one of them")
     if given.get("user") and not given.get("password_file"):
         problems.add(place.at("password_file"), "is missing: name the file with the password of this user")
     if len(problems.entries) > before:
         return None
     values = with_defaults(EtcdTable, given)
     file, user = values["password_file"], values["user"]
-    return EtcdConfig(values["endpoints"], user or (host if file else ""), credential(file) if file else None)
+    password = credential(file) if file else None
+    return EtcdConfig(values["endpoints"], user or (host if file else ""), password, values["domain"])
 
 
 def _peers(raw: object, host: Any, place: Place, problems: ProblemList) -> dict[str, str]:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,7 @@ class EtcdClient:
         user: name of the user in etcd; "" = without a login.
         password: its password.
         limits: time limits.
+        find: finds the endpoints where none are given, and again after all have failed. Raises StoreUnavailable.
     """
 
     def __init__(
@@ -71,11 +72,14 @@ class EtcdClient:
         user: str = "",
         password: str = "",
         limits: Limits = Limits(),  # a frozen value
+        find: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
     ) -> None:
-        if not endpoints:
+        if not endpoints and find is None:
             raise ValueError("etcd needs at least one endpoint")
         self._endpoints = tuple(one.rstrip("/") for one in endpoints)
         self._preferred = 0
+        self._find, self._is_old = find, not endpoints
+        self._lookup: asyncio.Task[tuple[str, ...]] | None = None
         self._tls = tls
         self._user = user
         self._password = password
@@ -89,8 +93,28 @@ class EtcdClient:
         """The endpoint that answered last, or is tried next."""
         return self._endpoints[self._preferred]
 
+    async def _find_endpoints(self) -> None:
+        """Find the endpoints, unless they are known and have answered. Raises StoreUnavailable."""
+        if self._find is None or not self._is_old:
+            return
+        if self._lookup is None or self._lookup.done():
+            self._lookup = asyncio.ensure_future(self._find())
+            self._lookup.add_done_callback(lambda one: one.cancelled() or one.exception())  # all calls may have gone
+        try:
+            found = await asyncio.shield(self._lookup)  # calls share a lookup
+        except StoreUnavailable:
+            if not self._endpoints:
+                raise
+        else:
+            if found != self._endpoints:
+                self._endpoints, self._preferred = found, 0
+            self._is_old = False
+
     async def close(self) -> None:
         """Close all connections."""
+        if self._lookup is not None:
+            self._lookup.cancel()
+            await asyncio.gather(self._lookup, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -106,6 +130,7 @@ class EtcdClient:
         Raises StoreUnavailable, UnknownOutcome, Denied, and EtcdError for an answer that the caller must understand.
         """
         attempts = _Attempts(what, writes)
+        await self._find_endpoints()
         try:
             async with asyncio.timeout(self._limits.call_sec):
                 while not attempts.are_pointless:
@@ -121,6 +146,7 @@ class EtcdClient:
             if error.is_refusal:
                 raise as_store_error(error, what) from None
             raise
+        self._is_old = True  # the records may have changed
         raise attempts.error()
 
     async def call_at(self, endpoint: str, path: str, body: Mapping[str, Any], what: str) -> Json:

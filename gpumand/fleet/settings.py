@@ -45,14 +45,16 @@ class EtcdConfig:
     """The store of the fleet.
 
     Attributes:
-        endpoints: URLs of its members.
+        endpoints: URLs of its members; () = those of the SRV records of ``domain``.
         user: name of the user in etcd; "" = without a login.
         password_file: file with the password of this user.
+        domain: DNS domain with SRV records of the members; "" = ``endpoints`` has them.
     """
 
     endpoints: tuple[str, ...]
     user: str = ""
     password_file: Path | None = None
+    domain: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.fleet.clock import Clock
 from gpumand.fleet.degraded_watch import DegradedWatch
+from gpumand.fleet.discovery import discover
 from gpumand.fleet.etcd_client import EtcdClient
 from gpumand.fleet.etcd_store import EtcdStore
 from gpumand.fleet.etcd_watch import EtcdWatch
@@ -53,8 +54,13 @@ async def open_store(config: FleetConfig, clock: Clock, tls: ssl.SSLContext | No
     if config.etcd is None:
         return StaticStore(keys, config.peers, peers, clock)
     password = await asyncio.to_thread(_password, config.etcd)
-    client = EtcdClient(config.etcd.endpoints, tls=tls, user=config.etcd.user, password=password)
+    etcd = config.etcd
+    client = EtcdClient(etcd.endpoints, tls=tls, user=etcd.user, password=password, find=_finder(etcd))
     return DegradingEtcdStore(client, keys, clock, config.ttl_sec, peers, config.peers.values())
+
+
+def _finder(etcd: EtcdConfig) -> Callable[[], Awaitable[tuple[str, ...]]] | None:
+    return None if etcd.endpoints else lambda: discover(etcd.domain)
 
 
 def _password(etcd: EtcdConfig) -> str:

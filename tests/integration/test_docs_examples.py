@@ -94,7 +94,7 @@ WITH: dict[tuple[str, str], dict[str, str]] = {
 }
 """Key -> keys that it needs beside it."""
 
-ALONE = {("hooks.NAME", "webhook")}
+ALONE = {("hooks.NAME", "webhook"), ("fleet.etcd", "domain")}
 """Keys that stand in place of those that their table needs otherwise."""
 
 

@@ -198,7 +198,7 @@ def invite(
     require_cryptography()
     bundle = asyncio.run(create(Guest(host, machine_id, addresses, has_member), Folders(folder)))
     click.echo(bundle.text(), nl=False)
-    if not bundle.plan.endpoints:
+    if not (bundle.plan.endpoints or bundle.plan.domain):
         note = f'Other hosts need this line below [fleet.peers] in fleet.toml: {host} = "{bundle.plan.url}"'
         click.echo(note, err=True)
 

@@ -11,7 +11,7 @@ from gpumand.cli.fleet_setup.toml_text import HostPlan
 from gpumand.config.value_types import InvalidValue
 from gpumand.fleet.access_config import host_name
 from gpumand.fleet.certificates import KeyPair
-from gpumand.fleet.config import MAX_PEERS, agent_url
+from gpumand.fleet.config import MAX_PEERS, agent_url, dns_domain
 from gpumand.fleet.keys import is_machine_id
 
 FORMAT = "gpumand_fleet_bundle"
@@ -55,6 +55,7 @@ class Bundle:
             "machine_id": self.machine_id,
             "url": plan.url,
             "endpoints": list(plan.endpoints),
+            "domain": plan.domain,
             "peers": dict(plan.peers),
             "ca": self.ca.decode("ascii"),
             "certificate": self.pair.certificate.decode("ascii"),
@@ -109,6 +110,7 @@ def _plan(document: Mapping[str, Any]) -> HostPlan:
         agent_url(_text(document, "url")),
         endpoints=tuple(agent_url(_checked(one)) for one in endpoints),
         peers={host_name(name): agent_url(_checked(url)) for name, url in peers.items()},
+        domain=dns_domain(_checked(document["domain"], "domain")) if document.get("domain") else "",
     )
 
 

@@ -16,8 +16,10 @@ from gpumand.cli.fleet_setup.toml_text import HostPlan, etcd_settings, fleet_tom
 from gpumand.config.problems import ConfigProblems
 from gpumand.fleet.certificates import KeyPair, create_ca, create_host, create_member, is_available
 from gpumand.fleet.config import load
+from gpumand.fleet.discovery import discover
 from gpumand.fleet.etcd_roles import EtcdAbsent, EtcdAdmin, EtcdFailure, HostAccess
 from gpumand.fleet.settings import FleetConfig, TlsFiles
+from gpumand.fleet.store import StoreUnavailable
 from gpumand.fleet.tls import client_context
 
 AGENT_PORT = 8447
@@ -195,12 +197,13 @@ async def give_access(
     try:
         context = client_context(settings.tls) if settings.tls else None
         root = read_secret(folders.root_password)
-        async with EtcdAdmin(settings.etcd.endpoints, context, root) as admin:
+        endpoints = settings.etcd.endpoints or await discover(settings.etcd.domain)
+        async with EtcdAdmin(endpoints, context, root) as admin:
             await admin.prepare(may_require_login=may_require_login)
             await admin.give_access(access)
     except EtcdAbsent:
         raise
-    except EtcdFailure as error:
+    except (EtcdFailure, StoreUnavailable) as error:
         raise Failure(ExitCode.FAILURE, str(error)) from None
     except (OSError, ssl.SSLError) as error:
         raise Failure(ExitCode.FAILURE, f"the certificate of this host cannot be used: {error}") from None

@@ -76,7 +76,8 @@ def _plan(guest: Guest, settings: FleetConfig) -> HostPlan:
     # With etcd and without peers, the hosts find each other in etcd.
     peers = {settings.host: settings.url, **settings.peers} if settings.peers else {}
     others = {name: url for name, url in peers.items() if name != guest.host}
-    return HostPlan(settings.fleet, guest.host, url, endpoints=endpoints, peers=others)
+    domain = settings.etcd.domain if settings.etcd else ""
+    return HostPlan(settings.fleet, guest.host, url, endpoints=endpoints, peers=others, domain=domain)
 
 
 async def _access(guest: Guest, folders: Folders, settings: FleetConfig) -> str:

@@ -23,6 +23,7 @@ class HostPlan:
         gateway_url: URL of its gateway for other hosts; "" = none.
         endpoints: members of etcd; () = there is no etcd.
         peers: URLs of the agents of other hosts, by name.
+        domain: DNS domain whose SRV records list the members of etcd, in place of ``endpoints``; "" = none.
     """
 
     fleet: str
@@ -31,6 +32,7 @@ class HostPlan:
     gateway_url: str = ""
     endpoints: tuple[str, ...] = ()
     peers: Mapping[str, str] = field(default_factory=dict)
+    domain: str = ""
 
 
 def fleet_toml(plan: HostPlan, folders: Folders) -> str:
@@ -42,9 +44,9 @@ def fleet_toml(plan: HostPlan, folders: Folders) -> str:
     if not plan.gateway_url:
         lines.append("# Where other hosts reach the gateway of this host, which must listen there:")
         lines.append(f'# gateway_url = "http://{_authority(plan.url)}:8770"')
-    if plan.endpoints:
-        etcd = {"endpoints": list(plan.endpoints), "password_file": str(folders.password)}
-        lines += ["", "[fleet.etcd]", *_lines(etcd)]
+    if plan.endpoints or plan.domain:
+        members = {"endpoints": list(plan.endpoints)} if plan.endpoints else {"domain": plan.domain}
+        lines += ["", "[fleet.etcd]", *_lines(members | {"password_file": str(folders.password)})]
     if plan.peers:
         lines += ["", "# Hosts that are asked directly.", "[fleet.peers]", *_lines(plan.peers)]
     lines += ["", "# What other hosts may do here. A host with an entry of its own has only the rights of that entry."]

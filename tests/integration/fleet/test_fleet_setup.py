@@ -371,3 +371,29 @@ def test_hosts_that_were_invited_before_addresses_were_kept_are_known(ctl: Run, 
     done = ctl("invite", "gpu3", f"--machine-id={TWO}", f"--folder={first.base}")
     assert (done.code, "gpu3 has the same machine id as gpu2" in done.err) == (1, True), done
     assert ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}").code == 0
+
+
+@needs_etcd
+def test_invitation_of_a_fleet_whose_members_are_in_dns_has_the_domain(
+    founded: TlsEtcd, ctl: Run, first: Folders, second: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ctl("init", f"--folder={first.base}").code == 0
+    text = first.config.read_text(encoding="utf-8")
+    listed = next(line for line in text.splitlines() if line.startswith("endpoints"))
+    first.config.write_text(text.replace(listed, 'domain = "lab.example.org"'), encoding="utf-8")
+
+    async def discover(domain: str) -> tuple[str, ...]:
+        assert domain == "lab.example.org"
+        return (founded.url,)
+
+    monkeypatch.setattr("gpumand.cli.fleet_setup.founding.discover", discover)
+    invited = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
+    assert (invited.code, invited.err) == (0, "")
+    document = second.base.parent / "bundle"
+    document.write_text(invited.out, encoding="utf-8")
+    assert ctl("join", document, f"--folder={second.base}", machine_id=TWO).code == 0
+
+    etcd = load(second.config).etcd
+    assert etcd is not None
+    assert (etcd.domain, etcd.endpoints, etcd.user) == ("lab.example.org", (), "gpu2")
+    founded.token(second.host, "gpu2", second.password.read_text().strip())
