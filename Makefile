@@ -89,6 +89,10 @@ page: ## keep a page of ComfyUI open for ten minutes: it neither holds nor wakes
 	@scripts/setup --tests
 	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_open_page.py
 
+jobs: ## let jobs of ComfyUI work for a minute, also over restarts of the gateway: nothing interrupts them
+	@scripts/setup --tests
+	@GPUMAND_FULL_LENGTH=1 $(PYTEST) tests/integration/gateway/test_gateway_jobs.py
+
 bench: setup ## measure the performance
 	@$(PYTHON_TOOLS) -m benchmarks.speed; speed=$$?; $(PYTHON_TOOLS) -m benchmarks.gateway && $(PYTHON_TOOLS) -m benchmarks.fleet && exit $$speed
 

@@ -143,6 +143,7 @@ _LISTENER = {
     "allow": '["POST /api/pull"]',
     "busy": '{ path = "/prompt", pointers = ["/exec_info/queue_remaining"] }',
     "busy_grace_sec": "120",
+    "max_job_sec": "14400",
     "forward_user": "true",
     "early_status": "true",
     "slots": "4",

@@ -49,7 +49,7 @@ class News(Protocol):
     def queue_emptied(self) -> None:
         """No request waits."""
 
-    def lease_ended(self, lease: str) -> None:
+    def lease_ended(self, lease: str, reason: str) -> None:
         """A lease has ended, for whatever reason."""
 
 
@@ -112,6 +112,15 @@ class BusArbiter:
                 else:
                     self.absence = ""
                     return grant
+        except asyncio.CancelledError:
+            self._spawn(self._give_back(consumer, token))
+            raise
+
+    async def acquire_resident(self, consumer: str, reason: str) -> Grant:
+        """Acquire a lease if that needs no wait, no load and no eviction. Raises GpumandError."""
+        token = os.urandom(16).hex()
+        try:
+            return await self._acquire(consumer, 0, reason, token, 0.0)
         except asyncio.CancelledError:
             self._spawn(self._give_back(consumer, token))
             raise
@@ -251,7 +260,7 @@ class BusArbiter:
 
     def _on_signal(self, news: News, member: str, body: list[Any], calls: Calls) -> None:
         if member == "LeaseEnded" and len(body) == 3:
-            news.lease_ended(str(body[0]))
+            news.lease_ended(str(body[0]), str(body[2]))
         elif member == "LeaseWanted" and len(body) == 3:
             news.lease_wanted(str(body[0]))
         elif member == "NameOwnerChanged" and len(body) == 3 and body[2]:

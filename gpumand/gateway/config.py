@@ -66,6 +66,7 @@ class ListenerSettings:
     allow: tuple[str, ...] = ()
     busy: BusyRoute | None = None
     busy_grace_sec: float = 60.0
+    max_job_sec: float = 0.0
     forward_user: bool = False
     early_status: bool = False
     slots: int = 0
@@ -128,6 +129,13 @@ class ListenerTable:
         Seconds(0, MAX_SEC),
         "Grace period of such work: how long its lease is held while the busy check gives no answer.",
         default=_LISTENER.busy_grace_sec,
+        unit="s",
+    )
+    max_job_sec: float = key(
+        Seconds(0, MAX_SEC),
+        "Maximum hold of such work, counted from its answer, for servers whose busy check may never become idle, such "
+        "as one with a paused queue. 0 sets no limit.",
+        default=_LISTENER.max_job_sec,
         unit="s",
     )
     forward_user: bool = key(

@@ -117,8 +117,8 @@ class EntranceTable(AccessTable):
     )
     state_dir: str = key(
         Text("absolute path", validators.absolute_path),
-        "Directory of the last known lists of models, and of large uploads that wait. By default the state directory "
-        "that systemd passes, else /var/lib/gpumand-gateway.",
+        "Directory of the last known lists of models, of the list of held jobs, and of large uploads that wait. By "
+        "default the state directory that systemd passes, else /var/lib/gpumand-gateway.",
         default=_DEFAULTS.state_dir,
     )
     spool_max_mib: int = key(

@@ -1,7 +1,8 @@
 """Holds the leases of jobs: requests that are answered before their work is done.
 
-After such a request, the lease is held until the consumer's busy check has said twice that it is idle. Once is not
-enough, because a server may answer before it has taken the job from its queue.
+After such a request, the lease is held until the consumer's busy check says that the work has ended (see ``job_ends``).
+Each held job has an entry in the table of requests, at which its holding can be cancelled, and a record in a file, with
+which the next process of the gateway takes it over.
 """
 
 from __future__ import annotations
@@ -9,85 +10,230 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
+from gpumand.client.errors import GpumandError
+from gpumand.client.values import Grant
 from gpumand.domain.consumer import BusyReport
+from gpumand.gateway.job_ends import BusyWatch, JobEnd
+from gpumand.gateway.job_records import JobRecord, JobStore
 from gpumand.gateway.leases import Ticket
+from gpumand.gateway.requests import Client, Entry, RequestTable
 
 log = logging.getLogger(__name__)
 
 POLL_SEC = 1.0
-IDLE_ANSWERS = 2
+
+MAX_JOBS = 256
+"""Maximum number of held jobs of a consumer. All of them end together, so that the newest ones are enough."""
+
+RETAKEN = ("", "expired")
+"""Reasons of a lost lease, after which it is acquired again: a suspended host, or an unknown one. Any other is the
+decision of a person, or the end of the consumer."""
 
 BusyProbe = Callable[[], Awaitable[BusyReport]]
 """Asks the consumer whether it works."""
 
 
+@dataclass(frozen=True, slots=True)
+class BusyCheck:
+    """How the end of a consumer's work is found.
+
+    Attributes:
+        probe: the busy check.
+        grace_sec: how long a job is held without a usable answer.
+        max_sec: how long a job is held at most; 0 = without a limit.
+    """
+
+    probe: BusyProbe
+    grace_sec: float
+    max_sec: float = 0.0
+
+
+AcquireResident = Callable[[str, str], Awaitable[Grant]]
+"""Acquires a lease on a consumer, with a reason, if that needs no wait, load or eviction. Raises GpumandError."""
+
+Adopt = Callable[[str, Grant, int], list[Ticket]]
+"""Takes over a lease on a consumer that exists already, for a number of jobs; returns their tickets."""
+
+
+@dataclass(slots=True, eq=False)
+class HeldJob:
+    """A held job; its ticket is None while it has no lease."""
+
+    record: JobRecord
+    entry: Entry
+    ticket: Ticket | None
+
+
 class Jobs:
-    """The jobs of all consumers: one background task for each consumer that has any.
+    """The held jobs of all consumers, with one background task for each consumer that has any.
 
     Args:
+        table: shows the jobs.
+        store: keeps them for the next process.
+        acquire, adopt: get a lease for jobs whose own was lost.
+        ended: called with the consumer and the reason when a job is no longer held.
         poll_sec: seconds between two busy checks.
     """
 
-    def __init__(self, poll_sec: float = POLL_SEC) -> None:
+    def __init__(
+        self,
+        table: RequestTable,
+        store: JobStore,
+        acquire: AcquireResident,
+        adopt: Adopt,
+        ended: Callable[[str, JobEnd], None] = lambda consumer, end: None,
+        poll_sec: float = POLL_SEC,
+    ) -> None:
+        self._table, self._store, self._ended = table, store, ended
+        self._acquire, self._adopt = acquire, adopt
         self._poll_sec = poll_sec
-        self._held: dict[str, list[Ticket]] = {}
+        self._held: dict[str, list[HeldJob]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._clock = asyncio.get_running_loop().time
 
     def count(self, consumer: str) -> int:
         """Number of jobs of a consumer that are held."""
         return len(self._held.get(consumer, ()))
 
-    def hold(self, consumer: str, ticket: Ticket, probe: BusyProbe, grace_sec: float) -> None:
+    def lease_ids(self) -> frozenset[str]:
+        """The leases of all held jobs."""
+        jobs = (job for held in self._held.values() for job in held)
+        return frozenset(job.record.lease for job in jobs if job.ticket is not None)
+
+    def hold(
+        self, record: JobRecord, ticket: Ticket | None, check: BusyCheck, client: Client, age_sec: float = 0.0
+    ) -> None:
         """Hold the lease of a job, which the caller no longer leaves.
 
         Args:
-            consumer: name of the consumer.
-            ticket: the place of the request in its lease.
-            probe: the busy check.
-            grace_sec: how long the lease is held without an answer of the busy check.
+            record: describes the job.
+            ticket: the place of the request in its lease; None = its lease was lost, and is acquired again if possible.
+            check: how the end of its work is found.
+            client: the client that sent the request.
+            age_sec: how long it has been held already, by an earlier process.
         """
-        self._held.setdefault(consumer, []).append(ticket)
+        began_at = self._clock() - age_sec
+        job = HeldJob(
+            record,
+            self._table.add_job(
+                client, record.consumer, record.method, record.path, began_at, lambda: self._end(job, JobEnd.CANCELLED)
+            ),
+            ticket,
+        )
+        job.entry.status = record.status
+        self._store.put(record)
+        held = self._held.setdefault(record.consumer, [])
+        held.append(job)
+        for oldest in held[:-MAX_JOBS]:
+            self._remove(oldest)
         # A new job needs idle answers of its own, so the count begins again.
-        if (earlier := self._tasks.pop(consumer, None)) is not None:
+        if (earlier := self._tasks.pop(record.consumer, None)) is not None:
             earlier.cancel()
-        self._tasks[consumer] = asyncio.ensure_future(self._watch(consumer, probe, grace_sec))
+        self._tasks[record.consumer] = asyncio.ensure_future(self._watch(record.consumer, check))
 
     async def close(self) -> None:
-        """Let go of all jobs."""
+        """Stop watching. The jobs stay in the file, for the next process."""
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for consumer in tuple(self._held):
-            self._let_go(consumer)
+        await self._store.close()
 
-    async def _watch(self, consumer: str, probe: BusyProbe, grace_sec: float) -> None:
-        idle_answers, clock = 0, asyncio.get_running_loop().time
-        answered_at = clock()
-        while idle_answers < IDLE_ANSWERS and clock() - answered_at < grace_sec:
+    # -- the end of jobs -----------------------------------------------------------------------------------------
+
+    async def _watch(self, consumer: str, check: BusyCheck) -> None:
+        watch = BusyWatch(self._clock(), check.grace_sec)
+        self._describe(consumer, watch)
+        while consumer in self._held:
             await asyncio.sleep(self._poll_sec)
-            jobs = await _ask(consumer, probe)
-            if jobs is None:
-                idle_answers = 0
+            end = watch.record(self._clock(), await _ask(check.probe))
+            self._end_lost(consumer)
+            self._end_overdue(consumer, check.max_sec)
+            if end is not None:
+                self._end_all(consumer, end, watch)
+            elif watch.is_busy:
+                await self._cover(consumer)
+            self._describe(consumer, watch)
+
+    def _describe(self, consumer: str, watch: BusyWatch) -> None:
+        shown = watch.shown(self._clock(), consumer)
+        for job in self._held.get(consumer, ()):
+            lost = "" if job.ticket is not None else "; its lease was lost, and is acquired again if possible"
+            job.entry.waits_for = shown + lost
+
+    def _end_all(self, consumer: str, end: JobEnd, watch: BusyWatch) -> None:
+        if end is JobEnd.NO_ANSWER:
+            text = "%s: the busy check gave no usable answer within busy_grace_sec (%s); its job is no longer held"
+            log.warning(text, consumer, watch.error)
+        for job in tuple(self._held.get(consumer, ())):
+            self._end(job, end)
+
+    def _end_overdue(self, consumer: str, max_sec: float) -> None:
+        oldest_at = self._clock() - max_sec
+        for job in tuple(self._held.get(consumer, ())) if max_sec else ():
+            if job.entry.began_at <= oldest_at:
+                log.warning("%s: a job is no longer held, after max_job_sec (%g s)", consumer, max_sec)
+                self._end(job, JobEnd.TOO_LONG)
+
+    def _end_lost(self, consumer: str) -> None:
+        """Take note of leases that have ended in gpumand."""
+        for job in tuple(self._held.get(consumer, ())):
+            if job.ticket is None or job.ticket.lost is None:
                 continue
-            answered_at = clock()
-            idle_answers = 0 if jobs else idle_answers + 1
-        if idle_answers < IDLE_ANSWERS:
-            log.warning("%s: the busy check gave no answer for %g s; its job is no longer held", consumer, grace_sec)
-        self._tasks.pop(consumer, None)
-        self._let_go(consumer)
+            if job.ticket.lost in RETAKEN:
+                job.ticket = None
+            else:
+                log.info("%s: a job is no longer held, because its lease was %s", consumer, job.ticket.lost)
+                self._end(job, JobEnd.LEASE_ENDED)
 
-    def _let_go(self, consumer: str) -> None:
-        for ticket in self._held.pop(consumer, ()):
-            ticket.leave()
+    def _end(self, job: HeldJob, end: JobEnd) -> None:
+        self._ended(job.record.consumer, end)
+        self._remove(job)
+
+    def _remove(self, job: HeldJob) -> None:
+        consumer = job.record.consumer
+        held = self._held.get(consumer, [])
+        if job not in held:
+            return
+        held.remove(job)
+        self._table.remove(job.entry)
+        self._store.discard(job.record)
+        if job.ticket is not None:
+            job.ticket.leave()
+        if not held:
+            del self._held[consumer]
+            task = self._tasks.pop(consumer, None)
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+
+    # -- lost leases ---------------------------------------------------------------------------------------------
+
+    async def _cover(self, consumer: str) -> None:
+        """Acquire a lease for jobs that have none and go on, without waiting or loading."""
+        without = [job for job in self._held.get(consumer, ()) if job.ticket is None]
+        if not without:
+            return
+        first = without[0].entry
+        try:
+            grant = await self._acquire(consumer, f"gateway: {first.client.name} {first.method} {first.path}")
+        except GpumandError as error:
+            log.debug("%s: no lease for a job that goes on: %s", consumer, error.message)
+            return
+        tickets = self._adopt(consumer, grant, len(without))
+        for job, ticket in zip(without, tickets, strict=True):
+            if job in self._held.get(consumer, ()):
+                job.ticket, job.record = ticket, replace(job.record, lease=grant.id)
+                self._store.put(job.record)
+            else:
+                ticket.leave()  # cancelled meanwhile
 
 
-async def _ask(consumer: str, probe: BusyProbe) -> int | None:
-    """The number of jobs that a busy check reports; None without an answer."""
+async def _ask(probe: BusyProbe) -> BusyReport:
+    """The answer of a busy check."""
     try:
-        return (await probe()).jobs
+        return await probe()
     # Whatever fails here, the lease must not be held forever.
     except Exception as error:
-        log.warning("%s: the busy check failed: %s", consumer, error)
-        return None
+        return BusyReport(None, error=f"the busy check failed: {error}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,10 +51,13 @@ class Ticket:
 
     Attributes:
         ready: resolved with the grant, or with the error that the Acquire ended with.
+        lost: why the lease ended before the request did, as in gpumand's signal LeaseEnded, "" if that is unknown; None
+            while the lease is active.
     """
 
     def __init__(self, owner: ConsumerLeases, generation: int) -> None:
         self.ready: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self.lost: str | None = None
         self._owner, self._generation = owner, generation
         self._is_left = False
 
@@ -144,18 +148,31 @@ class ConsumerLeases:
         """Take note of other requests that wait."""
         self._run(self._turns.set_demand(self._clock(), demand))
 
-    def lease_ended(self, lease_id: str) -> None:
+    def adopt(self, grant: Grant, count: int) -> list[Ticket]:
+        """Take over a lease that exists already, for this many jobs; returns their tickets."""
+        number = self._turns.adopt(self._clock(), count)
+        tickets = [Ticket(self, number) for _ in range(count)]
+        for ticket in tickets:
+            ticket.settle(grant, None)
+        task = asyncio.ensure_future(self._keep(number, grant.id))
+        self._leases[number] = _Lease("", set(tickets), task, grant)
+        return tickets
+
+    def lease_ended(self, lease_id: str, reason: str = "") -> None:
         """A lease has ended without a release, for example because it was revoked."""
         for number, one in tuple(self._leases.items()):
             # Where the gateway releases it itself, the task of the release reports it.
             if one.grant is not None and one.grant.id == lease_id and self._turns.phase(number) is Phase.GRANTED:
                 log.info("%s: lease %s has ended; requests in flight go on without it", self.name, lease_id)
+                for ticket in one.tickets:
+                    ticket.lost = reason
                 self._forget(number)
                 self._run(self._turns.ended(number))
 
-    async def close(self) -> None:
-        """Release everything."""
-        self._run(self._turns.release_all())
+    async def close(self, kept: Collection[str] = ()) -> None:
+        """Release all leases except these, which the next process takes over."""
+        numbers = {number for number, one in self._leases.items() if one.grant is not None and one.grant.id in kept}
+        self._run(self._turns.release_all(numbers))
         if self._expiry is not None:
             self._expiry.cancel()
         tasks = [one.task for one in self._leases.values() if one.task is not None]
@@ -270,11 +287,7 @@ class LeaseKeeper:
 
     def join(self, consumer: str, priority: int, reason: str) -> Ticket:
         """Count a request to a consumer; see ``ConsumerLeases.join``."""
-        if consumer not in self._consumers:
-            made = ConsumerLeases(consumer, self._arbiter, self.settings, self._opened)
-            self._consumers[consumer] = made
-            made.set_demand(self._demand_for(made))
-        return self._consumers[consumer].join(priority, reason)
+        return self._leases_of(consumer).join(priority, reason)
 
     def configure(self, settings: LeaseSettings) -> None:
         """Take over changed times; leases that are active keep their time to live until they are renewed."""
@@ -308,16 +321,37 @@ class LeaseKeeper:
         self._wanted.clear()
         self.set_waiting(0)
 
-    def lease_ended(self, lease: str) -> None:
+    def lease_ended(self, lease: str, reason: str = "") -> None:
         """A lease has ended, for whatever reason."""
         self._wanted.pop(lease, None)
         for one in self._consumers.values():
             if lease in one.lease_ids:
-                one.lease_ended(lease)
+                one.lease_ended(lease, reason)
 
-    async def close(self) -> None:
-        """Release all leases."""
-        await asyncio.gather(*(one.close() for one in self._consumers.values()))
+    def adopt(self, consumer: str, grant: Grant, count: int) -> list[Ticket]:
+        """Take over a lease that exists already, for this many jobs; returns their tickets."""
+        one = self._leases_of(consumer)
+        tickets = one.adopt(grant, count)
+        one.set_demand(self._demand_for(one))
+        return tickets
+
+    async def close(self, kept: Collection[str] = ()) -> None:
+        """Release all leases except these, which get their whole time to live, so that the next process takes them."""
+        await asyncio.gather(*(self._extend(lease) for lease in kept))
+        await asyncio.gather(*(one.close(kept) for one in self._consumers.values()))
+
+    async def _extend(self, lease: str) -> None:
+        # While gpumand is absent, the lease has at least half of its time left.
+        with contextlib.suppress(GpumandError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SEC):
+                await self._arbiter.renew(lease)
+
+    def _leases_of(self, consumer: str) -> ConsumerLeases:
+        if consumer not in self._consumers:
+            made = ConsumerLeases(consumer, self._arbiter, self.settings, self._opened)
+            self._consumers[consumer] = made
+            made.set_demand(self._demand_for(made))
+        return self._consumers[consumer]
 
     def _opened(self, one: ConsumerLeases) -> None:
         self._turn_opened(one.name)

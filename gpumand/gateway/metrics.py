@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
+from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.requests import Entry
 from gpumand.http.prometheus_format import Histogram
 
@@ -26,6 +27,9 @@ class Metrics(Protocol):
     def turn_opened(self, consumer: str) -> None:
         """A lease was granted."""
 
+    def job_ended(self, consumer: str, end: JobEnd) -> None:
+        """A job is no longer held."""
+
 
 class GatewayMetrics:
     """Counts and histograms since the process started.
@@ -37,6 +41,7 @@ class GatewayMetrics:
         dripped_sec: time that clients were kept with signs of life, by consumer.
         turns: granted leases by consumer.
         gone: requests whose client left, by consumer.
+        jobs: jobs that are no longer held, by consumer and reason.
     """
 
     def __init__(self) -> None:
@@ -46,6 +51,7 @@ class GatewayMetrics:
         self.dripped_sec: dict[str, float] = {}
         self.turns: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
+        self.jobs: Counter[tuple[str, str]] = Counter()
         self._consumers: set[str] = set()
 
     def request_ended(self, entry: Entry) -> None:
@@ -62,6 +68,10 @@ class GatewayMetrics:
     def turn_opened(self, consumer: str) -> None:
         """See Metrics."""
         self.turns[self.label(consumer)] += 1
+
+    def job_ended(self, consumer: str, end: JobEnd) -> None:
+        """See Metrics."""
+        self.jobs[self.label(consumer), end.value] += 1
 
     def label(self, consumer: str) -> str:
         """The label of a consumer: its name, unless there are too many."""

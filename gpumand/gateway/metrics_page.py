@@ -50,7 +50,12 @@ def _in_flight(metrics: GatewayMetrics, table: RequestTable) -> Iterator[str]:
         for consumer in consumers
         for state in State
     ]
-    yield from gauge("gpumand_gateway_requests_in_flight", "Requests in flight, by consumer and state.", samples)
+    meaning = "Requests in flight and held jobs, by consumer and state."
+    yield from gauge("gpumand_gateway_requests_in_flight", meaning, samples)
+    ended: Samples = [
+        ({"consumer": consumer, "end": end}, count) for (consumer, end), count in sorted(metrics.jobs.items())
+    ]
+    yield from counters("gpumand_gateway_jobs_total", "Jobs that are no longer held, by consumer and reason.", ended)
 
 
 def _leases(metrics: GatewayMetrics) -> Iterator[str]:

@@ -78,6 +78,10 @@ class Refused(Exception):
         self.refusal = refusal
 
 
+class NotDelivered(Refused):
+    """Refused before the service has got any part of the request."""
+
+
 def refused(status: int, code: str, message: str, retry_sec: int | None = None) -> Refused:
     """The exception for a refusal; see ``Refusal``."""
     return Refused(Refusal(status, code, message, retry_sec))

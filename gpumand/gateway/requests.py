@@ -1,10 +1,10 @@
-"""The table of requests in flight, with client, route and state; a request can be cancelled."""
+"""The table of requests in flight and of held jobs, with client, route and state; each of them can be cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ class State(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     JOB = "job"
-    """The answer has ended, and the work goes on in the consumer."""
+    """The answer has ended, and the lease is held because the work goes on in the consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +46,19 @@ class Client:
 
 @dataclass(slots=True)
 class Entry:
-    """One request. Its path is shown without the query, and neither headers nor body are kept.
+    """One request, or one held job. Its path is shown without the query, and neither headers nor body are kept.
 
     Attributes:
         number: id for ``cancel``.
-        began_at: monotonic seconds.
+        began_at: monotonic seconds; of a job, when its request was answered.
         state: what it does now.
         waits_for: why it waits, in one line.
         status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
         cancel_retry_sec: after how many seconds its client may repeat a cancelled request; None = not by itself.
         sent_bytes: size of the answer so far.
         answered_sec: time from the request to the head of the consumer's answer; None while there is none.
+        task: the task of a request.
+        release: ends the holding of a job.
     """
 
     number: int
@@ -77,6 +79,7 @@ class Entry:
     cancel_reason: str = ""
     cancel_retry_sec: int | None = None
     task: asyncio.Task[object] | None = field(default=None, repr=False)
+    release: Callable[[], None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class WaitLimits:
 
 
 class RequestTable:
-    """All requests in flight.
+    """All requests in flight, and all held jobs.
 
     Args:
         limits: maximum numbers of waiting requests.
@@ -106,6 +109,11 @@ class RequestTable:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def open_count(self) -> int:
+        """Number of requests in flight. Held jobs do not count, since no client waits for them."""
+        return sum(entry.state is not State.JOB for entry in self._entries.values())
+
     def add(self, client: Client, consumer: str, method: str, path: str, kind: RouteClass) -> Entry:
         """Add a request of the current task."""
         self._last += 1
@@ -114,8 +122,23 @@ class RequestTable:
         self._entries[self._last] = entry
         return entry
 
+    def add_job(
+        self, client: Client, consumer: str, method: str, path: str, began_at: float, release: Callable[[], None]
+    ) -> Entry:
+        """Add a held job.
+
+        Args:
+            client, consumer, method, path: of its request.
+            began_at: monotonic seconds at which the holding began.
+            release: ends the holding; called by ``cancel``.
+        """
+        self._last += 1
+        entry = Entry(self._last, client, consumer, method, path, RouteClass.JOB, began_at, State.JOB, release=release)
+        self._entries[self._last] = entry
+        return entry
+
     def remove(self, entry: Entry) -> None:
-        """A request has ended."""
+        """A request has ended, or a job is no longer held."""
         self.end_wait(entry)
         self._entries.pop(entry.number, None)
 
@@ -146,7 +169,9 @@ class RequestTable:
     def cancel(
         self, number: int, reason: str = "ended by an administrator", *, retry_sec: int | None = MIN_RETRY_SEC
     ) -> bool:
-        """End a request; its client gets an error with the reason. Returns False if there is no such request.
+        """End a request, whose client gets an error with the reason, or the holding of a job.
+
+        Returns False if there is no such request or job.
 
         Args:
             number: id of the request.
@@ -154,6 +179,9 @@ class RequestTable:
             retry_sec: seconds after which its client may repeat it; None = not by itself.
         """
         entry = self._entries.get(number)
+        if entry is not None and entry.release is not None:
+            entry.release()
+            return True
         if entry is None or entry.task is None:
             return False
         entry.is_cancelled, entry.cancel_reason, entry.cancel_retry_sec = True, reason, retry_sec

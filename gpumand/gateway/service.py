@@ -28,7 +28,9 @@ from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.fleet import Fleet
 from gpumand.gateway.handler import Gateway
 from gpumand.gateway.home import HomeKeeper
-from gpumand.gateway.jobs import Jobs
+from gpumand.gateway.job_holder import JobHolder, TakeOver
+from gpumand.gateway.job_records import JobRecord, JobStore
+from gpumand.gateway.jobs import BusyCheck, Jobs
 from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
 from gpumand.gateway.listeners import Listeners
 from gpumand.gateway.looking import LookHandler
@@ -36,7 +38,7 @@ from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.parts import Parts
-from gpumand.gateway.requests import RequestTable, WaitLimits
+from gpumand.gateway.requests import RequestTable, State, WaitLimits
 from gpumand.gateway.router import ListenerRouter
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.slots import SlotKeeper
@@ -100,8 +102,12 @@ class GatewayService:
         self._guard = UniqueGuard(self._arbiter, self._fleet, self._status)
         self._leases = LeaseKeeper(self._guard, _lease_settings(settings), self.metrics.turn_opened)
         self.table = RequestTable(_limits(settings))
-        self._jobs, self._wakes, self._bodies = Jobs(), Wakes(self._leases), BodyBudget()
+        self._wakes, self._bodies = Wakes(self._leases), BodyBudget()
         self._busy = BusyChecks()
+        self._store = JobStore(lambda: state_dir(self.settings))
+        self._jobs = self._make_jobs()
+        self._job_holder = JobHolder(self._jobs, self._busy)
+        self._take_over = TakeOver(self._jobs, self._arbiter.renew, self._leases.adopt, self._check_for)
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)
         self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
@@ -131,9 +137,9 @@ class GatewayService:
             access,
             router,
             self.metrics,
-            work=WorkHandler(parts, self._jobs, self._busy, self._bodies),
+            work=WorkHandler(parts, self._job_holder, self._bodies),
             look=look,
-            sockets=SocketHandler(parts, look),
+            sockets=SocketHandler(parts, look, self._job_holder),
             console=self._get_console,
         )
 
@@ -145,6 +151,14 @@ class GatewayService:
         if self._console is None:  # another request may have created it during the import
             self._console = self._make_console()
         return self._console
+
+    def _make_jobs(self) -> Jobs:
+        return Jobs(self.table, self._store, self._arbiter.acquire_resident, self._leases.adopt, self.metrics.job_ended)
+
+    async def _check_for(self, record: JobRecord) -> BusyCheck:
+        """The busy check of a job that an earlier process held."""
+        settings = self.settings.listeners.get(record.listener) or self.settings.of_consumer(record.consumer)
+        return self._job_holder.check(await self._router.service(settings), record.endpoint)
 
     def _make_console(self) -> Console:
         from gpumand.gateway.console.actions import Actions
@@ -175,8 +189,10 @@ class GatewayService:
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""
         await self._reader.start()
-        await self._listeners.configure(self._all_listeners(), allow_remote=self.settings.allow_remote)
         self._arbiter.start(self._leases)
+        # Before new requests, which share the leases of jobs instead of waiting for them to end.
+        await self._take_over.start(self._store)
+        await self._listeners.configure(self._all_listeners(), allow_remote=self.settings.allow_remote)
         self._home.start()
 
     async def reload(self) -> None:
@@ -196,7 +212,10 @@ class GatewayService:
         self._leases.configure(_lease_settings(settings))
 
     async def stop(self) -> None:
-        """Let requests in flight end for a while, then end them; the leases are released last."""
+        """Let requests in flight end for a while, then end them; the leases are released last.
+
+        The leases of held jobs are not released: the next process takes them over, or they end by themselves.
+        """
         self._listeners.close()
         if self._console is not None:
             await self._console.close()
@@ -207,8 +226,9 @@ class GatewayService:
         await self._acceptor.close()
         await self._home.close()
         await self._wakes.close()
+        await self._take_over.close()
         await self._jobs.close()
-        await self._leases.close()
+        await self._leases.close(self._jobs.lease_ids())
         await self._guard.close()
         await self._reader.close()
         await self._fleet.close()
@@ -225,12 +245,13 @@ class GatewayService:
                 self.table.cancel(entry.number, "the gateway is being stopped")
         await self._until_empty(deadline)
         for entry in self.table:
-            self.table.cancel(entry.number, "the gateway is being stopped")
+            if entry.state is not State.JOB:
+                self.table.cancel(entry.number, "the gateway is being stopped")
         await self._until_empty(deadline + 2.0)
 
     async def _until_empty(self, deadline: float) -> None:
         clock = asyncio.get_running_loop().time
-        while len(self.table) and clock() < deadline:
+        while self.table.open_count and clock() < deadline:
             await asyncio.sleep(DRAIN_POLL_SEC)
             self._acceptor.close_idle()
 

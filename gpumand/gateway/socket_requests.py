@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import aiohttp
 
 from gpumand.gateway import web, websockets
 from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.job_holder import JobHolder
 from gpumand.gateway.leases import Ticket
 from gpumand.gateway.looking import LookHandler, not_running
 from gpumand.gateway.parts import Parts
@@ -25,20 +27,27 @@ class SocketHandler:
     Args:
         parts: what all handlers share.
         looks: determines the endpoint of a consumer without a lease.
+        jobs: holds the leases of jobs.
     """
 
-    def __init__(self, parts: Parts, looks: LookHandler) -> None:
-        self._parts, self._looks = parts, looks
+    def __init__(self, parts: Parts, looks: LookHandler, jobs: JobHolder) -> None:
+        self._parts, self._looks, self._jobs = parts, looks, jobs
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
         """Pass a WebSocket until one side closes it. Raises Refused."""
         if exchange.entry.kind is RouteClass.LOOK:
             return await self._connect(exchange, await self._looks.endpoint(exchange), None)
-        lease = SocketLease(self._parts, exchange)
+        lease = SocketLease(self._parts, exchange, self._leave_for(exchange))
         try:
             return await self._connect(exchange, await lease.acquire(), lease)
         finally:
             lease.close()
+
+    def _leave_for(self, exchange: Exchange) -> Callable[[Ticket], None]:
+        """What becomes of the lease when the WebSocket is idle or closed: a job may go on without messages."""
+        if exchange.entry.kind is RouteClass.JOB:
+            return lambda ticket: self._jobs.hold(exchange, ticket)
+        return Ticket.leave
 
     async def _connect(self, exchange: Exchange, endpoint: Endpoint, lease: SocketLease | None) -> web.StreamResponse:
         try:
@@ -56,6 +65,7 @@ class SocketHandler:
         if lease is None:
             await websockets.pump(client, upstream, lambda: None, lambda: None)
         else:
+            lease.is_open = True
             await websockets.pump(client, upstream, lease.before_message, lease.touch)
         return client
 
@@ -66,10 +76,15 @@ class SocketLease:
     Args:
         parts: what all handlers share.
         exchange: the request that opened the WebSocket.
+        leave: takes the ticket of a WebSocket that was used, when it is idle or closed.
+
+    Attributes:
+        is_open: whether the consumer has accepted the WebSocket.
     """
 
-    def __init__(self, parts: Parts, exchange: Exchange) -> None:
-        self._parts, self._exchange = parts, exchange
+    def __init__(self, parts: Parts, exchange: Exchange, leave: Callable[[Ticket], None]) -> None:
+        self._parts, self._exchange, self._leave = parts, exchange, leave
+        self.is_open = False
         self._idle_sec = exchange.service.settings.ws_idle_sec
         self._ticket: Ticket | None = None
         self._acquiring: asyncio.Task[None] | None = None
@@ -124,6 +139,11 @@ class SocketLease:
             self._drop()
 
     def _drop(self) -> None:
-        if self._ticket is not None:
-            self._ticket.leave()
-            self._ticket = None
+        if (ticket := self._ticket) is None:
+            return
+        self._ticket = None
+        is_granted = ticket.ready.done() and not ticket.ready.cancelled() and ticket.ready.exception() is None
+        if self.is_open and is_granted:
+            self._leave(ticket)
+        else:
+            ticket.leave()

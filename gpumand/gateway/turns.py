@@ -11,6 +11,7 @@ Every method returns the commands that the caller has to carry out, in order.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -116,6 +117,17 @@ class Turns:
         self._generations[self._last] = _Generation(self._last, priority, phase, members=1)
         return self._last, [] if is_held_back else [Acquire(self._last, priority)]
 
+    def adopt(self, now: float, members: int) -> int:
+        """Add a generation whose lease exists already; returns its number.
+
+        Args:
+            now: monotonic seconds.
+            members: number of requests or jobs in it, at least 1.
+        """
+        self._last += 1
+        self._generations[self._last] = _Generation(self._last, 0, Phase.GRANTED, members, granted_at=now)
+        return self._last
+
     def granted(self, now: float, generation: int) -> list[Command]:
         """The lease of a generation was granted."""
         found = self._generations.get(generation)
@@ -161,10 +173,16 @@ class Turns:
             (one.lingers_until for one in self._generations.values() if one.lingers_until is not None), default=None
         )
 
-    def release_all(self) -> list[Command]:
-        """Give up everything, at the end of the process."""
+    def release_all(self, kept: Collection[int] = ()) -> list[Command]:
+        """Give up everything, at the end of the process.
+
+        Args:
+            kept: generations whose leases the next process takes over.
+        """
         commands: list[Command] = []
         for one in tuple(self._generations.values()):
+            if one.number in kept:
+                continue
             if one.phase is Phase.GRANTED:
                 commands.append(self._release(one))
             elif one.phase is not Phase.RELEASING:

@@ -20,7 +20,7 @@ from yarl import URL
 
 from gpumand.consumers.certificates import Certificates
 from gpumand.domain.socket_url import split_socket_url
-from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.refusals import NotDelivered, Refusal, Refused, refused
 
 CONNECT_SEC = 5.0
 """Timeout of connecting. A local service accepts a connection at once unless its accept queue is full."""
@@ -88,7 +88,8 @@ class Upstreams:
 
         Raises:
             UpstreamDown: the connection was refused.
-            Refused: there is no answer for another reason.
+            NotDelivered: there was no connection for another reason, such as a failed TLS handshake.
+        Refused: there is no answer for another reason.
         """
         try:
             return await self._session_for(endpoint, is_streamed=_is_streamed(body)).request(
@@ -190,4 +191,6 @@ def _failure(error: Exception) -> Exception:
         text = "The service did not answer in valid HTTP. Check its log."
     if is_tls:
         text = "The TLS handshake failed: this host does not trust the certificate of the service, or it speaks no TLS."
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return NotDelivered(Refusal(502, "bad_gateway", text, 1))
     return refused(502, "bad_gateway", text, 1)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import aiohttp
 
-from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
 from gpumand.gateway import forward, web
 from gpumand.gateway.bodies import BodyBudget, is_read_early, parse, read_early
-from gpumand.gateway.busy_checks import BusyChecks
 from gpumand.gateway.dialects import Dialect, dialect_of, is_unload, unload_answer
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder
-from gpumand.gateway.jobs import BusyProbe, Jobs
-from gpumand.gateway.leases import Ticket
+from gpumand.gateway.job_holder import JobHolder
 from gpumand.gateway.parts import Parts
-from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.refusals import NotDelivered, Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import Endpoint, UpstreamDown
 
@@ -34,12 +30,11 @@ class WorkHandler:
     Args:
         parts: what all handlers share.
         jobs: holds the leases of jobs.
-        busy: sends busy checks.
         bodies: limits the memory of bodies that were read early.
     """
 
-    def __init__(self, parts: Parts, jobs: Jobs, busy: BusyChecks, bodies: BodyBudget) -> None:
-        self._parts, self._jobs, self._busy, self._bodies = parts, jobs, busy, bodies
+    def __init__(self, parts: Parts, jobs: JobHolder, bodies: BodyBudget) -> None:
+        self._parts, self._jobs, self._bodies = parts, jobs, bodies
 
     async def handle(self, exchange: Exchange) -> web.StreamResponse:
         """Answer a request under a lease. Raises Refused."""
@@ -77,8 +72,8 @@ class WorkHandler:
         finally:
             # The server may work on a job although its answer never arrived.
             is_job = exchange.entry.kind is RouteClass.JOB and endpoint is not None and exchange.entry.status < 400
-            if is_job and endpoint is not None:
-                self._hold_job(exchange, endpoint, ticket)
+            if is_job:
+                self._jobs.hold(exchange, ticket)
             else:
                 ticket.leave()
 
@@ -107,8 +102,8 @@ class WorkHandler:
                     text = f"{exchange.service.consumer} does not accept connections at {endpoint.base}. Check its log."
                     raise refused(502, "bad_gateway", text, 1) from None
             except Refused as error:
-                if error.refusal.status < 500:
-                    # The consumer got a part of the request only, which is the client's fault: it has no job.
+                if isinstance(error, NotDelivered) or error.refusal.status < 500:
+                    # The consumer got nothing of the request, or a part only by the client's fault: it has no job.
                     exchange.entry.status = error.refusal.status
                 raise
             await asyncio.sleep(CONNECT_PAUSE_SEC)
@@ -125,26 +120,6 @@ class WorkHandler:
         except BaseException:
             task.cancel()
             raise
-
-    # -- jobs ----------------------------------------------------------------------------------------------------
-
-    def _hold_job(self, exchange: Exchange, endpoint: Endpoint, ticket: Ticket) -> None:
-        service = exchange.service
-        probe = self._probe(service.consumer, endpoint, service.busy)
-        self._jobs.hold(service.consumer, ticket, probe, service.settings.busy_grace_sec)
-
-    def _probe(self, consumer: str, endpoint: Endpoint, route: BusyRoute | None) -> BusyProbe:
-        url = (
-            endpoint.base if not endpoint.socket else f"http://unix:{endpoint.socket}:{endpoint.base[16:]}".rstrip(":")
-        )
-        # Connections are not counted: the gateway's own would look like work.
-        busy = None if route is None or not route.path else replace(route, connections=False)
-        spec = ConsumerSpec(name=consumer, vram_resident_mib=1, url=url, busy=busy)
-
-        async def probe() -> BusyReport:
-            return await self._busy.probe_busy(spec)
-
-        return probe
 
 
 def _merged(before: Dialect, found: Dialect) -> Dialect:

@@ -93,7 +93,10 @@ def listeners(ctx: click.Context, address: str) -> None:
 @_address_option
 @click.pass_context
 def requests(ctx: click.Context, address: str) -> None:
-    """Show the requests in flight, the oldest first, and what each of them waits for."""
+    """Show the requests in flight and the held jobs, the oldest first, and what each of them waits for.
+
+    A job is a request that was answered before its work was done. The lease is held until the service is idle.
+    """
     from gpumand.cli.render.gateway import request_lines
 
     options, found = global_options(ctx), _api(ctx, address).get("requests").get("requests", [])
@@ -101,7 +104,7 @@ def requests(ctx: click.Context, address: str) -> None:
         return print_json(found)
     lines = request_lines(found, time.time_ns() // 1000, theme_for(sys.stdout, options))
     if not lines and not options.quiet:
-        print("No request is in flight.")
+        print("No request is in flight, and no job is held.")
     return print_lines(lines, options)
 
 
@@ -110,16 +113,19 @@ def requests(ctx: click.Context, address: str) -> None:
 @click.argument("number", type=click.IntRange(0, 10**18))
 @click.pass_context
 def cancel(ctx: click.Context, address: str, number: int) -> None:
-    """End a request in flight. NUMBER is that of gpumanctl gateway requests.
+    """End a request in flight, or the holding of a job. NUMBER is that of gpumanctl gateway requests.
 
-    Needs root, unless an API key permits it on the web page.
+    The end of the holding gives the lease of a job back. Its work goes on in the service, which may be evicted then
+    unless its own busy check forbids it. Needs root, unless an API key permits it on the web page.
     """
-    _api(ctx, address).post(f"requests/{number}/cancel")
+    from gpumand.cli.render.format import clean
+
+    message = str(_api(ctx, address).post(f"requests/{number}/cancel").get("message", ""))
     options = global_options(ctx)
     if options.json:
-        print_json({"cancelled": number})
+        print_json({"cancelled": number} | ({"message": message} if message else {}))
     elif not options.quiet:
-        print(f"Request {number} was ended.")
+        print(clean(message) if message else f"Request {number} was ended.")
 
 
 @gateway.command("reload", cls=Command)

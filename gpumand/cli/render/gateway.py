@@ -37,8 +37,10 @@ def state_lines(state: Entry, now_usec: int, theme: Theme) -> list[Text]:
     gateway, requests = state.get("gateway", {}), state.get("requests", [])
     listeners = gateway.get("listeners", [])
     waiting = sum(1 for one in requests if one.get("state") == "waiting")
-    number = int(state.get("request_count", len(requests)))
+    jobs = sum(1 for one in requests if one.get("state") == "job")
+    number = int(state.get("request_count", len(requests))) - jobs
     summary = f"{count(len(listeners), 'listener')}, {count(number, 'request')} in flight, {waiting} waiting"
+    summary += f", {count(jobs, 'job')} held" if jobs else ""
     since = ago(int(gateway.get("started_usec", now_usec)), now_usec)
     lines = [Text(f"gpumand-gateway {clean(gateway.get('version', ''))}, started {since}: {summary}")]
     if absence := state.get("gpumand", {}).get("absence"):

@@ -22,7 +22,7 @@ from gpumand.gateway import web
 from gpumand.gateway.console.rights import require_administrator, require_use
 from gpumand.gateway.held_bodies import next_chunk
 from gpumand.gateway.refusals import Refused, refusal_of, refused
-from gpumand.gateway.requests import Client, RequestTable
+from gpumand.gateway.requests import Client, RequestTable, State
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,14 @@ class Actions:
             self._running -= 1
 
     async def cancel(self, number: int, client: Client, request: web.BaseRequest) -> Fields:
-        """Cancel a request in flight: one of the client's own, or any for an administrator. Raises Refused."""
+        """Cancel a request in flight or the holding of a job: the client's own, or any for an administrator.
+
+        Returns:
+            For a job, ``message``: what that means for its work. Empty for a request.
+
+        Raises:
+            Refused: it is not permitted, or there is no such request or job.
+        """
         await read_object(request)
         entry = self._table.get(number)
         # All programs of this host without a key share a name, which does not prove that a request is the client's own.
@@ -98,7 +105,7 @@ class Actions:
         if not self._table.cancel(number, f"ended by {client.name}", retry_sec=None):
             raise refused(404, "no_such_request", f"There is no request {number}. It may have ended already.")
         log.info("%s: cancelled request %d", client.name, number)
-        return {}
+        return {} if entry is None or entry.state is not State.JOB else {"message": _released(entry.consumer)}
 
     async def _carry_out(self, verb: str, consumer: str, options: Fields) -> Fields:
         async with Gpumand(self._bus) as gpumand:
@@ -111,6 +118,15 @@ class Actions:
                 return asdict(await gpumand.load(consumer, **_with_timeout(options)))
             _check_keys(options, {"timeout_sec": _is_timeout, "force": _is_bool})
             return asdict(await gpumand.evict(consumer, **_with_timeout(options)))
+
+
+def _released(consumer: str) -> str:
+    """What the end of the holding of a job means."""
+    return (
+        f"The job is no longer held. Its work goes on in {consumer}: stop it there if needed. The lease on {consumer} "
+        f"is given back when no other request or job shares it. Then {consumer} may be evicted, unless its busy check "
+        "in gpumand forbids it."
+    )
 
 
 async def read_object(request: web.BaseRequest) -> Fields:

@@ -53,7 +53,7 @@ class StateView:
         }
 
     def requests(self, reading: Reading) -> dict[str, Any]:
-        """The requests in flight, the oldest first."""
+        """The requests in flight and the held jobs, the oldest first."""
         reasons = _reasons(reading.status or {})
         return {"request_count": len(self.table), "requests": [self._request(one, reasons) for one in self._shown()]}
 
@@ -65,7 +65,9 @@ class StateView:
         return sorted(self.table, key=lambda one: one.number)[:MAX_REQUESTS]
 
     def _request(self, entry: Entry, reasons: dict[str, str]) -> dict[str, Any]:
-        is_waiting = entry.state is State.WAITING
+        waits_for = entry.waits_for
+        if entry.state is State.WAITING:
+            waits_for = waits_for or reasons.get(entry.consumer, "")
         return {
             "number": entry.number,
             "client": entry.client.name,
@@ -74,7 +76,7 @@ class StateView:
             "path": entry.path,
             "class": entry.kind.value,
             "state": entry.state.value,
-            "waits_for": (entry.waits_for or reasons.get(entry.consumer, "")) if is_waiting else "",
+            "waits_for": waits_for,
             "began_usec": self._began_usec(entry),
             "status": entry.status,
             "sent_bytes": entry.sent_bytes,

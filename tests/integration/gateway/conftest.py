@@ -39,7 +39,9 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def front(folder: Path, listener: str = "", keys: str = "", consumer: str = "") -> AsyncIterator[Front]:
+async def front(
+    folder: Path, listener: str = "", keys: str = "", consumer: str = "", scheme: str = "http"
+) -> AsyncIterator[Front]:
     """A running gateway.
 
     Args:
@@ -47,10 +49,12 @@ async def front(folder: Path, listener: str = "", keys: str = "", consumer: str 
         listener: keys of the listener, as TOML.
         keys: keys of ``[gateway]``, as TOML.
         consumer: further keys of the consumer, as TOML.
+        scheme: of the consumer's URL; the service speaks no TLS.
     """
     async with bare_host(folder) as host, fake_service() as service, http() as session:
         blocker = await host.launch("blocker", 20000)
-        table = f'[consumers.fake]\nvram_resident_mib = 14000\nurl = "{service.url}"\n'
+        url = service.url.replace("http:", f"{scheme}:")
+        table = f'[consumers.fake]\nvram_resident_mib = 14000\nurl = "{url}"\n'
         table += f'unload = {{ path = "/unload" }}\n{consumer}\n'
         table += f'[consumers.blocker]\nvram_resident_mib = 20000\nurl = "{blocker.url}"\n'
         table += 'health = { path = "/health", loaded = "/model_loaded" }\nload = { path = "/api/admin/load" }\n'

@@ -25,6 +25,7 @@ class FakeService:
     Attributes:
         seen: method, path and headers of each request.
         jobs: number of jobs that the busy check reports.
+        busy_answer: status and body of the busy check instead; None = as ``jobs`` says.
         sockets: WebSockets that are open.
     """
 
@@ -32,6 +33,7 @@ class FakeService:
         self._path = path
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.jobs = 0
+        self.busy_answer: tuple[int, str] | None = None
         self.uploaded = 0
         self.cancelled = 0
         self.sockets: set[web.WebSocketResponse] = set()
@@ -75,7 +77,9 @@ class FakeService:
             "/v1/chat/completions": self._chat,
             "/upload": self._upload,
             "/prompt": self._prompt,
+            "/sdapi/v1/progress": self._progress,
             "/ws": self._socket,
+            "/queue/join": self._socket,
             "/stream": self._stream,
             "/redirect": self._redirect,
             "/cut": self._cut,
@@ -128,7 +132,13 @@ class FakeService:
         if request.method == "POST":
             self.jobs += 1
             return web.json_response({"prompt_id": "1"})
+        if self.busy_answer is not None:
+            status, body = self.busy_answer
+            return web.Response(status=status, text=body)
         return web.json_response({"exec_info": {"queue_remaining": self.jobs}})
+
+    async def _progress(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"state": {"job": "task" if self.jobs else "", "job_count": -1 if self.jobs else 0}})
 
     async def _redirect(self, request: web.Request) -> web.StreamResponse:
         return web.Response(status=302, headers={"Location": f"{self.url}/elsewhere"})

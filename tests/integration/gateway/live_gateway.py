@@ -57,7 +57,13 @@ class LiveGateway:
 
     def configure(self) -> None:
         """Write the configuration file."""
-        tables = [f"[gateway]\n{self._keys}\n"]
+        own = ""
+        if "state_dir" not in self._keys:
+            # Jobs that another test's gateway held must not be taken over.
+            state = self.host.folder / "gateway-state"
+            state.mkdir(exist_ok=True)
+            own = f'state_dir = "{state}"\n'
+        tables = [f"[gateway]\n{own}{self._keys}\n"]
         for name, keys in self._listeners.items():
             tables.append(f'[gateway.listeners.{name}]\nlisten = "127.0.0.1:{self.ports[name]}"\n{keys}\n')
         self.file.write_text("\n".join(tables), encoding="utf-8")

@@ -388,29 +388,6 @@ async def test_identical_looks_within_a_second_share_one_request(tmp_path: Path)
         assert made.service.paths().count("GET /queue") == 2
 
 
-async def test_job_keeps_its_lease_until_the_service_is_idle(tmp_path: Path) -> None:
-    async with front(tmp_path, COMFYUI, keys="linger_sec = 0") as made:
-        status, _, _ = await asked(made, "/prompt", json={"prompt": {}})
-        assert status == 200
-        blocking = asyncio.create_task(made.block())
-        await wait_until("the blocker waits", lambda: has_queue(made))
-        await asyncio.sleep(4)
-        assert not blocking.done()
-
-        made.service.jobs = 0
-
-        lease = await asyncio.wait_for(blocking, 10)
-        await made.control.release(lease)
-
-
-async def test_job_that_the_service_refused_keeps_no_lease(tmp_path: Path) -> None:
-    async with front(tmp_path, COMFYUI, keys="linger_sec = 0") as made:
-        await asked(made, "/api/prompt?fail=1", json={})
-        made.service.jobs = 0
-
-        await wait_until("no lease is left", lambda: has_leases(made, 0), within_sec=5)
-
-
 async def test_browser_gets_a_page_while_the_service_is_stopped_and_the_service_is_loaded(tmp_path: Path) -> None:
     html = {"Accept": "text/html,application/xhtml+xml"}
     async with front(tmp_path, COMFYUI) as made:

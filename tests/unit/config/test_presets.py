@@ -224,7 +224,7 @@ def test_stable_diffusion_web_uis(name: str, load_route: Route | None, tmp_path:
         6144,
         url="http://127.0.0.1:7860",
         health=HealthRoute("/sdapi/v1/memory"),
-        busy=BusyRoute("/sdapi/v1/progress?skip_current_image=true", ("/state/job_count",)),
+        busy=BusyRoute("/sdapi/v1/progress?skip_current_image=true", ("/state/job_count", "/state/job")),
         parks=load_route is not None,
         load=load_route,
         unload=Route("/sdapi/v1/unload-checkpoint", timeout_sec=120.0),

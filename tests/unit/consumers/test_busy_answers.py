@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpumand.config.presets import preset
 from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer
 from gpumand.domain.consumer import BusyRoute, Route
@@ -155,3 +156,16 @@ def test_success_pointer_reports_a_failed_route(body: bytes, equals: bool | str 
 
     assert bool(message) == is_failure
     assert not message or message.startswith("answered 200, but reports a failure: {")
+
+
+@pytest.mark.parametrize("name", ["a1111", "forge"])
+@pytest.mark.parametrize(
+    ("job", "count", "is_busy"), [("", 0, False), ("task(1)", -1, True), ("", 4, True), ("Batch 1 out of 2", 2, True)]
+)
+def test_web_ui_is_busy_from_the_begin_of_a_job_although_its_images_are_not_counted_yet(
+    name: str, job: str, count: int, is_busy: bool
+) -> None:
+    pointers = tuple(preset(name).document.table["consumer"]["busy"]["pointers"])
+    document = {"state": {"job": job, "job_count": count}}
+
+    assert bool(jobs(document, *pointers)) is is_busy

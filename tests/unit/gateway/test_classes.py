@@ -6,6 +6,8 @@ import pytest
 
 from gpumand.config.presets import preset, preset_names
 from gpumand.config.routes_schema import RoutesTable
+from gpumand.gateway.config import ListenerSettings
+from gpumand.gateway.router import service_of
 from gpumand.gateway.routes.classes import RouteClass, preset_routes, rules_of
 
 WORK, JOB, PAGE, LOOK, NEVER = (
@@ -133,3 +135,14 @@ def test_configuration_permits_routes_of_class_never() -> None:
 
     assert rules.classify("POST", "/api/pull") is LOOK
     assert rules.classify("POST", "/api/push") is NEVER
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_with_routes_of_class_job_have_a_busy_check_by_which_the_end_of_the_work_is_found(name: str) -> None:
+    service = service_of(ListenerSettings(name="x", consumer="x"), name)
+    jobs = [one for kind, rules in service.rules.by_class if kind is RouteClass.JOB for one in rules]
+
+    # Connections of clients say nothing here: the gateway's own would count.
+    assert not jobs or (
+        service.busy is not None and service.busy.path and (service.busy.pointers or service.busy.metrics)
+    )

@@ -192,3 +192,42 @@ async def test_lease_is_renewed_at_half_its_time_and_kept_while_gpumand_restarts
     assert leases.join("llm", 0, "second").ready.done()
     await leases.close()
     assert arbiter.calls[-1] == "release l1"
+
+
+async def test_lease_of_the_last_process_is_shared_renewed_and_released_with_its_last_job() -> None:
+    arbiter = FakeArbiter()
+    leases = keeper(arbiter, ttl_sec=0.02)
+    first, second = leases.adopt("llm", Grant("old", "llm", "", "http://127.0.0.1:1", (), False, 0.0, None), 2)
+
+    assert leases.join("llm", 0, "new").ready.result().id == "old"
+    await until(lambda: "renew old" in arbiter.calls)
+    assert not any(call.startswith("acquire") for call in arbiter.calls)
+    for ticket in (first, second):
+        ticket.leave()
+    await settle()
+    assert "release old" not in arbiter.calls
+    assert leases.lease_ids() == {"old"}
+    await leases.close()
+    assert "release old" in arbiter.calls
+
+
+async def test_end_of_the_process_extends_the_leases_that_the_next_one_takes_over_and_releases_the_others() -> None:
+    arbiter = FakeArbiter()
+    leases = keeper(arbiter)
+    leases.adopt("llm", Grant("kept", "llm", "", "", (), False, 0.0, None), 1)
+    leases.adopt("tts", Grant("other", "tts", "", "", (), False, 0.0, None), 1)
+    arbiter.renewals.append(NoAnswer("restarting"))
+
+    await leases.close({"kept"})
+
+    assert arbiter.calls == ["renew kept", "release other"]
+
+
+async def test_ticket_says_why_its_lease_was_lost() -> None:
+    leases = keeper(FakeArbiter())
+    (ticket,) = leases.adopt("llm", Grant("l1", "llm", "", "", (), False, 0.0, None), 1)
+    assert ticket.lost is None
+
+    leases.lease_ended("l1", "revoked")
+
+    assert ticket.lost == "revoked"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.metrics import MAX_CONSUMERS, GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.requests import Client, Entry, RequestTable, State, WaitLimits
@@ -94,3 +95,17 @@ def test_consumers_above_the_limit_share_a_label() -> None:
     consumers = {dict(labels).get("consumer") for _, labels in found} - {None}
     assert len(consumers) == MAX_CONSUMERS + 1
     assert found["gpumand_gateway_requests_total", of("_other", **{"class": "work", "status": "200"})] == 20
+
+
+async def test_held_jobs_are_counted_while_they_are_held_and_by_their_end() -> None:
+    metrics, table = GatewayMetrics(), RequestTable(WaitLimits())
+    for _ in range(2):
+        table.add_job(Client("alice"), "comfyui", "POST", "/prompt", 0.0, lambda: None)
+    metrics.job_ended("comfyui", JobEnd.IDLE)
+    metrics.job_ended("comfyui", JobEnd.NO_ANSWER)
+    found = page(metrics, table)
+
+    in_flight = "gpumand_gateway_requests_in_flight"
+    assert [found[in_flight, of("comfyui", state=one)] for one in ("waiting", "running", "job")] == [0, 0, 2]
+    assert found["gpumand_gateway_jobs_total", of("comfyui", end="idle")] == 1
+    assert found["gpumand_gateway_jobs_total", of("comfyui", end="no_answer")] == 1

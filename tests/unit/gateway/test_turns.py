@@ -181,3 +181,22 @@ def test_held_back_acquire_does_not_lose_the_consumers_own_priority() -> None:
     assert turns.join(9.0, -5) == (3, [])
     assert turns.leave(9.0, 1) == [Release(1)]
     assert turns.released(1) == [Acquire(2, 0), Acquire(3, -5)]
+
+
+def test_adopted_lease_is_joined_like_one_that_was_granted_now() -> None:
+    turns = Turns(2.0, 5.0)
+    assert turns.adopt(100.0, 2) == 1
+    assert turns.join(101.0, 0) == (1, [])
+    turns.set_demand(101.0, Demand.WANTED)
+    assert turns.join(103.0, 0) == (2, [])
+
+    assert [turns.leave(104.0, 1) for _ in range(3)] == [[], [], [Release(1)]]
+    assert turns.released(1) == [Acquire(2, 0)]
+
+
+def test_end_of_the_process_leaves_leases_that_the_next_one_takes_over() -> None:
+    turns = Turns(2.0, 5.0)
+    kept, other = turns.adopt(0.0, 1), turns.adopt(0.0, 1)
+
+    assert turns.release_all({kept}) == [Release(other)]
+    assert turns.phase(kept) is Phase.GRANTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +12,7 @@ from aiohttp import web
 from gpumand.gateway import working
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.exchange import Exchange
-from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.refusals import NotDelivered, Refusal, Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import Endpoint, UpstreamDown
 from gpumand.gateway.working import WorkHandler
@@ -55,6 +55,7 @@ class Records:
     [
         (UpstreamDown(), ["left"]),
         (refused(408, "slow_body", "The client has sent nothing."), ["left"]),
+        (NotDelivered(Refusal(502, "bad_gateway", "The TLS handshake failed.")), ["left"]),
         (refused(502, "bad_gateway", "The service closed the connection without an answer."), ["held"]),
         (asyncio.CancelledError(), ["held"]),
     ],
@@ -64,7 +65,7 @@ async def test_lease_of_a_job_whose_request_failed(
 ) -> None:
     monkeypatch.setattr(working, "CONNECT_AGAIN_SEC", 0.0)
     records: Any = Records(failure)
-    handler = WorkHandler(records, records, cast(Any, None), BodyBudget())
+    handler = WorkHandler(records, records, BodyBudget())
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = exchange_of(request)

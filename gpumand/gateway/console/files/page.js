@@ -224,7 +224,9 @@ function requirement(consumer) {
 function serviceCells(consumer) {
   const requests = page.state.requests.filter((one) => one.consumer === consumer.name);
   const waiting = requests.filter((one) => one.state === "waiting").length;
-  const counts = [requests.length - waiting && `${requests.length - waiting} in flight`, waiting && `${waiting} waiting`];
+  const jobs = requests.filter((one) => one.state === "job").length;
+  const running = requests.length - waiting - jobs;
+  const counts = [running && `${running} in flight`, jobs && `${jobs} held`, waiting && `${waiting} waiting`];
   const used = consumer.used_mib ? `${size(consumer.used_mib)}` : "";
   const need = size(consumer.vram_resident_mib) === used ? "" : requirement(consumer);
   return [
@@ -350,7 +352,9 @@ function queueCells(waiting) {
 }
 
 function requestCells(request) {
-  const cancel = { name: "Cancel", label: `Cancel ${request.method} ${request.path} of ${request.client}`, run: () => cancelRequest(request.number) };
+  // The work of a job cannot be cancelled from here: only its lease is given back.
+  const name = request.state === "job" ? "Release" : "Cancel";
+  const cancel = { name, label: `${name} ${request.method} ${request.path} of ${request.client}`, run: () => cancelRequest(request.number) };
   const mayCancel = page.session.may_evict;
   return [
     [element("strong", { textContent: request.consumer || "not known yet" })],
@@ -363,8 +367,9 @@ function requestCells(request) {
   ];
 }
 
-/** Why a request waits: in short if the queue has the reason. */
+/** Why a request waits, in short if the queue has the reason, or why a job is held. */
 function waitOf(request) {
+  if (request.state === "job") return `held: ${request.waits_for}`;
   if (request.state !== "waiting") return "";
   const { queue } = page.state.status;
   const found = queue.find((one) => one.consumer === request.consumer);
@@ -373,8 +378,8 @@ function waitOf(request) {
 
 async function cancelRequest(number) {
   try {
-    await post(`requests/${number}/cancel`, {});
-    say("The request was cancelled.");
+    const done = await post(`requests/${number}/cancel`, {});
+    say(done.message || "The request was cancelled.");
   } catch (error) {
     say(error.message, "bad");
   }

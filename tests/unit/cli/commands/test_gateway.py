@@ -93,13 +93,30 @@ def test_json_is_what_the_gateway_answers() -> None:
     with answering(200, STATE) as (address, _):
         assert json.loads(run("status", "--json", "--address", address).output) == STATE
     with answering(200, {"requests": []}) as (address, _):
-        assert run("requests", "--address", address).output == "No request is in flight.\n"
+        assert run("requests", "--address", address).output == "No request is in flight, and no job is held.\n"
 
 
 def test_cancel_is_a_post_of_json() -> None:
     with answering(200, {}) as (address, got):
         assert run("cancel", "7", "--address", address).output == "Request 7 was ended.\n"
     assert got == ["POST /gateway/v1/requests/7/cancel application/json"]
+
+
+def test_held_jobs_are_counted_apart_from_requests_and_shown_with_what_they_wait_for() -> None:
+    job = {"number": 9, "consumer": "comfyui", "state": "job", "waits_for": "comfyui reports 2 jobs"}
+    with answering(200, STATE | {"request_count": 3, "requests": [*STATE["requests"], job]}) as (address, _):
+        output = run("status", "--address", address).output
+    assert "2 requests in flight, 1 waiting, 1 job held" in output
+    assert "comfyui reports 2 jobs" in output
+
+
+def test_cancel_of_a_job_says_what_becomes_of_its_work() -> None:
+    with answering(200, {"message": "Its work goes on.\x1b[2J"}) as (address, _):
+        output = run("cancel", "9", "--address", address).output
+        document = json.loads(run("cancel", "9", "--json", "--address", address).output)
+    assert output.startswith("Its work goes on.")
+    assert "\x1b" not in output
+    assert document == {"cancelled": 9, "message": "Its work goes on.\x1b[2J"}
 
 
 @pytest.mark.parametrize(
