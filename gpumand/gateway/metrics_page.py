@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.requests import RequestTable, State
 from gpumand.http.prometheus_format import Samples, counters, gauge, histogram
@@ -52,8 +53,14 @@ def _in_flight(metrics: GatewayMetrics, table: RequestTable) -> Iterator[str]:
     ]
     meaning = "Requests in flight and held jobs, by consumer and state."
     yield from gauge("gpumand_gateway_requests_in_flight", meaning, samples)
+    # All ends of a consumer that has jobs are shown, so that its first end without an answer counts as an increase.
+    consumers = sorted(
+        {consumer for consumer, state in counts if state is State.JOB} | {one for one, _ in metrics.jobs}
+    )
     ended: Samples = [
-        ({"consumer": consumer, "end": end}, count) for (consumer, end), count in sorted(metrics.jobs.items())
+        ({"consumer": consumer, "end": end.value}, metrics.jobs[consumer, end.value])
+        for consumer in consumers
+        for end in JobEnd
     ]
     yield from counters("gpumand_gateway_jobs_total", "Jobs that are no longer held, by consumer and reason.", ended)
 

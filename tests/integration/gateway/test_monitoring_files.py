@@ -33,6 +33,7 @@ WITHOUT_SAMPLES = {
     "gpumand_device_temperature_celsius",
     "gpumand_device_temperature_limit_celsius",
     "gpumand_device_power_watts",
+    "gpumand_gateway_jobs_total",
 }
 
 

@@ -101,6 +101,7 @@ async def test_held_jobs_are_counted_while_they_are_held_and_by_their_end() -> N
     metrics, table = GatewayMetrics(), RequestTable(WaitLimits())
     for _ in range(2):
         table.add_job(Client("alice"), "comfyui", "POST", "/prompt", 0.0, lambda: None)
+    assert page(metrics, table)["gpumand_gateway_jobs_total", of("comfyui", end="no_answer")] == 0
     metrics.job_ended("comfyui", JobEnd.IDLE)
     metrics.job_ended("comfyui", JobEnd.NO_ANSWER)
     found = page(metrics, table)
