@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from gpumand.client.errors import GpumandError
 from gpumand.client.values import Grant
@@ -66,6 +66,23 @@ class HeldJob:
     ticket: Ticket | None
 
 
+@dataclass(slots=True, eq=False)
+class _Held:
+    """The held jobs of a consumer.
+
+    Attributes:
+        check: the busy check, with the settings of the newest job.
+        watch: what it has said since the newest job.
+        jobs: the jobs, the oldest first.
+        task: asks the busy check.
+    """
+
+    check: BusyCheck
+    watch: BusyWatch
+    jobs: list[HeldJob] = field(default_factory=list)
+    task: asyncio.Task[None] | None = None
+
+
 class Jobs:
     """The held jobs of all consumers, with one background task for each consumer that has any.
 
@@ -89,17 +106,16 @@ class Jobs:
         self._table, self._store, self._ended = table, store, ended
         self._acquire, self._adopt = acquire, adopt
         self._poll_sec = poll_sec
-        self._held: dict[str, list[HeldJob]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._held: dict[str, _Held] = {}
         self._clock = asyncio.get_running_loop().time
 
     def count(self, consumer: str) -> int:
         """Number of jobs of a consumer that are held."""
-        return len(self._held.get(consumer, ()))
+        return len(self._jobs_of(consumer))
 
     def lease_ids(self) -> frozenset[str]:
         """The leases of all held jobs."""
-        jobs = (job for held in self._held.values() for job in held)
+        jobs = (job for held in self._held.values() for job in held.jobs)
         return frozenset(job.record.lease for job in jobs if job.ticket is not None)
 
     def hold(
@@ -124,18 +140,20 @@ class Jobs:
         )
         job.entry.status = record.status
         self._store.put(record)
-        held = self._held.setdefault(record.consumer, [])
-        held.append(job)
-        for oldest in held[:-MAX_JOBS]:
-            self._remove(oldest)
         # A new job needs idle answers of its own, so the count begins again.
-        if (earlier := self._tasks.pop(record.consumer, None)) is not None:
-            earlier.cancel()
-        self._tasks[record.consumer] = asyncio.ensure_future(self._watch(record.consumer, check))
+        watch = BusyWatch(self._clock(), check.grace_sec)
+        held = self._held.setdefault(record.consumer, _Held(check, watch))
+        held.check, held.watch = check, watch
+        held.jobs.append(job)
+        for oldest in held.jobs[:-MAX_JOBS]:
+            self._remove(oldest)
+        self._describe(record.consumer, held)
+        if held.task is None:
+            held.task = asyncio.ensure_future(self._watch(record.consumer, held))
 
     async def close(self) -> None:
         """Stop watching. The jobs stay in the file, for the next process."""
-        tasks = list(self._tasks.values())
+        tasks = [held.task for held in self._held.values() if held.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -143,23 +161,28 @@ class Jobs:
 
     # -- the end of jobs -----------------------------------------------------------------------------------------
 
-    async def _watch(self, consumer: str, check: BusyCheck) -> None:
-        watch = BusyWatch(self._clock(), check.grace_sec)
-        self._describe(consumer, watch)
-        while consumer in self._held:
+    def _jobs_of(self, consumer: str) -> tuple[HeldJob, ...]:
+        held = self._held.get(consumer)
+        return tuple(held.jobs) if held else ()
+
+    async def _watch(self, consumer: str, held: _Held) -> None:
+        while held.jobs:
             await asyncio.sleep(self._poll_sec)
-            end = watch.record(self._clock(), await _ask(check.probe))
+            watch = held.watch
+            report = await _ask(held.check.probe)
             self._end_lost(consumer)
-            self._end_overdue(consumer, check.max_sec)
+            self._end_overdue(consumer, held.check.max_sec)
+            # An answer to a question from before the newest job says nothing about that job.
+            end = watch.record(self._clock(), report) if held.watch is watch else None
             if end is not None:
                 self._end_all(consumer, end, watch)
-            elif watch.is_busy:
+            elif held.watch.is_busy:
                 await self._cover(consumer)
-            self._describe(consumer, watch)
+            self._describe(consumer, held)
 
-    def _describe(self, consumer: str, watch: BusyWatch) -> None:
-        shown = watch.shown(self._clock(), consumer)
-        for job in self._held.get(consumer, ()):
+    def _describe(self, consumer: str, held: _Held) -> None:
+        shown = held.watch.shown(self._clock(), consumer)
+        for job in held.jobs:
             lost = "" if job.ticket is not None else "; its lease was lost, and is acquired again if possible"
             job.entry.waits_for = shown + lost
 
@@ -167,19 +190,19 @@ class Jobs:
         if end is JobEnd.NO_ANSWER:
             text = "%s: the busy check gave no usable answer within busy_grace_sec (%s); its job is no longer held"
             log.warning(text, consumer, watch.error)
-        for job in tuple(self._held.get(consumer, ())):
+        for job in self._jobs_of(consumer):
             self._end(job, end)
 
     def _end_overdue(self, consumer: str, max_sec: float) -> None:
         oldest_at = self._clock() - max_sec
-        for job in tuple(self._held.get(consumer, ())) if max_sec else ():
+        for job in self._jobs_of(consumer) if max_sec else ():
             if job.entry.began_at <= oldest_at:
                 log.warning("%s: a job is no longer held, after max_job_sec (%g s)", consumer, max_sec)
                 self._end(job, JobEnd.TOO_LONG)
 
     def _end_lost(self, consumer: str) -> None:
         """Take note of leases that have ended in gpumand."""
-        for job in tuple(self._held.get(consumer, ())):
+        for job in self._jobs_of(consumer):
             if job.ticket is None or job.ticket.lost is None:
                 continue
             if job.ticket.lost in RETAKEN:
@@ -193,26 +216,24 @@ class Jobs:
         self._remove(job)
 
     def _remove(self, job: HeldJob) -> None:
-        consumer = job.record.consumer
-        held = self._held.get(consumer, [])
-        if job not in held:
+        held = self._held.get(job.record.consumer)
+        if held is None or job not in held.jobs:
             return
-        held.remove(job)
+        held.jobs.remove(job)
         self._table.remove(job.entry)
         self._store.discard(job.record)
         if job.ticket is not None:
             job.ticket.leave()
-        if not held:
-            del self._held[consumer]
-            task = self._tasks.pop(consumer, None)
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+        if not held.jobs:
+            del self._held[job.record.consumer]
+            if held.task is not None and held.task is not asyncio.current_task():
+                held.task.cancel()
 
     # -- lost leases ---------------------------------------------------------------------------------------------
 
     async def _cover(self, consumer: str) -> None:
         """Acquire a lease for jobs that have none and go on, without waiting or loading."""
-        without = [job for job in self._held.get(consumer, ()) if job.ticket is None]
+        without = [job for job in self._jobs_of(consumer) if job.ticket is None]
         if not without:
             return
         first = without[0].entry
@@ -223,7 +244,7 @@ class Jobs:
             return
         tickets = self._adopt(consumer, grant, len(without))
         for job, ticket in zip(without, tickets, strict=True):
-            if job in self._held.get(consumer, ()):
+            if job in self._jobs_of(consumer):
                 job.ticket, job.record = ticket, replace(job.record, lease=grant.id)
                 self._store.put(job.record)
             else:

@@ -18,6 +18,7 @@ import pytest
 from gpumand.config.gateway_keys import hash_of
 from gpumand.gateway.console.state_view import ShownListener
 from tests.integration.gateway.browser import Tab, browser_tab, needs_browser
+from tests.integration.gateway.console import board
 from tests.integration.gateway.console_stub import Invented, invented_console
 from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
 from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
@@ -207,6 +208,27 @@ async def test_request_is_cancelled_on_the_page_and_programs_without_a_right_hav
         assert await waiting[0] == 503
         await made.tab.until_text("#requests + .empty", "No request is in flight")
         assert await made.tab.evaluate("violations") == []
+
+
+async def test_held_job_is_shown_on_the_page_and_its_lease_is_given_back_there(tmp_path: Path) -> None:
+    async with (
+        board(tmp_path, listener='preset = "comfyui"') as made,
+        page_of_root(tmp_path / "own.sock") as url,
+        browser_tab(tmp_path) as tab,
+    ):
+        async with made.front.session.post(f"{made.front.url}/prompt", json={}) as answer:
+            assert answer.status == 200
+        await tab.open(url)
+        await tab.until_text("#requests", "held: fake reports 1 job")
+        await tab.until_text("#services", "1 held")
+        await tab.until("document.querySelector('#requests button')?.innerText === 'Release'")
+
+        await tab.evaluate("document.querySelector('#requests button').click()")
+
+        await tab.until_text("#messages", "Its work goes on in fake")
+        await tab.until_text("#requests + .empty", "No request is in flight")
+        assert made.front.service.jobs == 1
+        assert await tab.evaluate("violations") == []
 
 
 async def test_page_shows_restarts_of_gpumand_and_of_the_gateway_and_reconnects(running: Desk) -> None:

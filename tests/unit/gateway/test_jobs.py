@@ -113,13 +113,15 @@ async def test_job_is_shown_with_what_is_known_of_it_until_the_server_is_idle(wo
     assert known == (State.JOB, RouteClass.JOB, "comfyui", "alice", "POST", "/prompt", 200)
     assert world.table.open_count == 0
     await until(lambda: entry.waits_for == "comfyui reports 1 job")
-    assert (await world.records(), world.jobs.lease_ids()) == ((JOB,), {"l1"})
+    assert world.jobs.lease_ids() == {"l1"}
+    assert await world.records() == (JOB,)
 
     world.answers = [0]
 
     await left(ticket)
     assert (world.shown(), world.ends, world.jobs.count("comfyui")) == ([], [("comfyui", "idle")], 0)
-    assert (await world.records(), world.jobs.lease_ids()) == ((), frozenset())
+    assert world.jobs.lease_ids() == frozenset()
+    assert await world.records() == ()
 
 
 async def test_cancel_gives_the_lease_of_one_job_back_and_not_that_of_others(world: World) -> None:
@@ -152,6 +154,18 @@ async def test_new_job_needs_idle_answers_of_its_own_and_all_end_together(world:
     await left(*second)
 
     assert world.asked == 3
+
+
+async def test_endless_new_jobs_delay_neither_the_busy_check_nor_the_configured_maximum(world: World) -> None:
+    tickets: list[FakeTicket] = []
+    async with asyncio.timeout(30):
+        while not world.ends:
+            tickets.append(world.hold(replace(JOB, id=str(len(tickets))), world.check(max_sec=0.2)))
+            await asyncio.sleep(0)
+
+    assert world.asked > 1
+    assert world.ends[0] == ("comfyui", "too_long")
+    await world.jobs.close()
 
 
 async def test_server_without_usable_answers_holds_a_job_for_the_grace_period(
