@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cli.ctl import Ctl
-from tests.integration.cli.test_cli_top import top
+from tests.integration.cli.top_emulator import top
 from tests.integration.live import bare_host
 from tests.integration.shim_driver import NVML, SIZES, Driver, daemon
 from tests.shim import build_shim, have_compiler
