@@ -21,6 +21,7 @@ from gpumand.testing.consumer_process import ConsumerProcess
 
 NAME, PATH, MANAGER = "org.gpumand1", "/org/gpumand1", "org.gpumand1.Manager"
 START_SEC = 180.0
+UNITS = Path(__file__).parents[1] / "systemd"
 TOTAL_MIB = 24564
 
 
@@ -80,6 +81,13 @@ def workspace() -> Any:
         yield Path(folder)
 
 
+def unit_environment(unit: str) -> dict[str, str]:
+    """The environment variables that a system unit sets for its service."""
+    lines = (UNITS / f"{unit}.service").read_text().splitlines()
+    given = (line.removeprefix("Environment=") for line in lines if line.startswith("Environment="))
+    return dict(one.split("=", 1) for one in given)
+
+
 @contextlib.asynccontextmanager
 async def running_daemon(
     folder: Path,
@@ -104,8 +112,9 @@ async def running_daemon(
         options = ["--config", str(config), "--bus-address", private.address]
         state = ["--state-dir", str(folder / "state")]
         command = [*command_prefix, sys.executable, "-m", "gpumand", *options, *state]
+        environ = os.environ | unit_environment("gpumand")
         with (folder / "log").open("wb") as log:  # as much logging as on a host, but not into the table
-            daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stderr=log)
+            daemon = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stderr=log, env=environ)
         bus = await MessageBus(bus_address=private.address).connect()
         try:
             client = Client(bus)
