@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import busyness
+from gpumand.domain import busyness, shared_units
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
 from gpumand.domain.victims import EVICTABLE
 from gpumand.domain.view import ConsumerState
@@ -50,6 +51,19 @@ class BusyProbes:
             log.warning("consumer %s: %s. It counts as busy while clients are connected to it", name, answer.error)
         self.record(name, answer, requested_at)
 
+    async def probe_unit(self, name: str, *, itself: bool = True) -> None:
+        """Send the busy checks of a consumer and of all others in its unit or container, which a stop would end too.
+
+        Args:
+            name: the consumer.
+            itself: also the check of the consumer; otherwise only those of the others.
+        """
+        ledger = self._state.ledger
+        consumer = ledger.consumers.get(name)
+        others = () if consumer is None else shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing)
+        names = [*([name] if itself else []), *(other.name for other in others)]
+        await asyncio.gather(*map(self.probe, names))
+
     async def _without_waking(self, spec: ConsumerSpec) -> ConsumerSpec:
         """Return the configuration of a consumer with a busy check that does not wake it.
 
@@ -66,8 +80,11 @@ class BusyProbes:
         return any(sample.held_by(name) for sample in self._state.ledger.devices.values())
 
     async def busy_exemption(self, name: str) -> str:
-        """Send its busy check and return why it must not be evicted now, in one line; "" when it may be."""
-        await self.probe(name)
+        """Send the busy checks of its unit; returns why it must not be evicted now, in one line, or "".
+
+        Others in its unit count only for its stop, see ``shared_units.stop_blocker``.
+        """
+        await self.probe_unit(name)
         consumer = self._state.ledger.consumers.get(name)
         return "" if consumer is None else busyness.busy_exemption(consumer, self._state.clock.monotonic())
 

@@ -12,7 +12,7 @@ from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget, parking, victims
+from gpumand.domain import budget, parking, shared_units, victims
 from gpumand.domain.backoff import backoff_sec
 from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
 from gpumand.domain.decision import Decision
@@ -82,14 +82,20 @@ class Jobs:
             if victim.consumer not in probed:
                 probed.add(victim.consumer)
                 # The busy check is an await as well, so the plan is recalculated once more with its answer.
-                if self._state.consumer(victim.consumer).spec.busy is not None:
-                    await self._busy_probes.probe(victim.consumer)
+                if self._may_be_busy(victim.consumer):
+                    await self._busy_probes.probe_unit(victim.consumer)
                     continue
             await self._evict_for(victim, place, entry)
             probed.clear()
         if decision.verdict is Verdict.GRANT and not decision.resident and is_still_wanted():
             return await self._load(place, decision, entry)
         return decision
+
+    def _may_be_busy(self, name: str) -> bool:
+        """Whether a consumer, or another one that a stop of its unit would end too, has a busy check."""
+        ledger, state = self._state.ledger, self._state.consumer(name)
+        in_unit = shared_units.others_in_unit(ledger.consumers, state, ledger.sharing)
+        return any(one.spec.busy is not None for one in (state, *in_unit))
 
     def end(self, place: Devices) -> None:
         """Release the devices and, unless a lease was granted, the reservation for the job's consumer."""

@@ -280,6 +280,7 @@ class LoadAttempt:
         self._missing_since = self._refused_since = None
         if self._spec.load is None or self._route_called:
             await self.unit.restart(reason)
+            self._memory.begin()  # processes that the former run has left behind are not the new model
         if self._spec.load is not None:
             await self._call_load_route(None)
 

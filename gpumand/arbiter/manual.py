@@ -207,8 +207,7 @@ class ManualOperations:
         # The job is registered before the first await: from now on no other job can take these devices.
         self._state.ledger.begin_job(Job(devices, name, evicting=(name,)))
         try:
-            if respect_busy:
-                await self._busy_probes.probe(name)
+            await self._busy_probes.probe_unit(name, itself=respect_busy)
             await self._state.sample()
             # During these awaits it may have been leased or pinned, so the checks are repeated now.
             confirm()

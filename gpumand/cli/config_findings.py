@@ -27,6 +27,9 @@ ASK_SEC = 5.0
 
 MAX_PARALLEL_CALLS = 16
 
+LEAST_MIB = 64
+"""A smaller footprint is a mistake: an empty CUDA context takes more."""
+
 
 @dataclass(slots=True)
 class HostFacts:
@@ -55,6 +58,7 @@ def findings(settings: Settings, facts: HostFacts) -> list[str]:
     """Return everything that will not work as configured, one line each."""
     found = [str(one) for one in shared_servers(settings.consumers.values())]
     for spec in settings.consumers.values():
+        found += _tiny_finding(spec)
         found += _unit_finding(spec, facts.load_states.get(spec.unit, ""))
         found += _size_finding(spec, settings.scheduler.cushion_mib, facts.devices)
     return found
@@ -92,6 +96,14 @@ def _unit_finding(spec: ConsumerSpec, load_state: str) -> Iterator[str]:
         yield f"{spec.name}: systemd has no unit {spec.unit}, so gpumand cannot start or stop it. Check the name"
     elif load_state not in ("", "loaded"):
         yield f"{spec.name}: {spec.unit} is {load_state}, so gpumand cannot start it: systemctl status {spec.unit}"
+
+
+def _tiny_finding(spec: ConsumerSpec) -> Iterator[str]:
+    if spec.vram_resident_mib < LEAST_MIB:
+        yield (
+            f"{spec.name}: vram_resident_mib is {spec.vram_resident_mib} MiB, which is less than any program that uses "
+            f"a GPU takes. Write {spec.vram_resident_mib * 1024} if you mean GiB"
+        )
 
 
 def _size_finding(spec: ConsumerSpec, cushion_mib: int, devices: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -25,6 +25,7 @@ from gpumand.config.table_schema import check_required, read_keys, with_defaults
 MODEL = "{model}"
 TAGGED_MODEL = "{tagged_model}"
 DEFAULT_TAG = ":latest"
+DEFAULT_PREFIXES = ("https://", "registry.ollama.ai/", "library/")
 WITHOUT_MODEL = "without_model"
 _PLACEHOLDER = re.compile(r"\{(?:tagged_)?model\}")
 _FOLDER = Path(__file__).parents[1] / "consumers" / "presets"
@@ -126,7 +127,12 @@ def _with_model(value: Any, key: str, model: str) -> Any:
 
 
 def _with_tag(model: str) -> str:
-    """Return the name under which Ollama lists a model: with the tag ``latest`` unless it names another one."""
+    """Return the name under which Ollama lists a model: with the tag ``latest`` unless it names another one.
+
+    It leaves out its own registry and namespace, which a name may spell out.
+    """
+    for prefix in DEFAULT_PREFIXES:
+        model = model.removeprefix(prefix)
     return model if ":" in model.rpartition("/")[2] else model + DEFAULT_TAG
 
 

@@ -42,6 +42,9 @@ _BYTES_IN_MIB = 1024 * 1024
 _LEAST_BYTES = 64 * _BYTES_IN_MIB
 """A smaller number is no plausible size in bytes."""
 
+_MOST_GIB = 512
+"""A smaller number with decimals is a size in GiB: a program that uses a GPU holds more MiB than that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mib(Integer):
@@ -75,7 +78,8 @@ class Seconds(Number):
 def _mib_message(refusal: str, value: object, suggested: int) -> str:
     if isinstance(value, str):
         return f"must be a whole number of MiB, not {quoted(value)}: write {suggested}, in MiB"
-    unit = "" if isinstance(value, float) else "if that is in bytes, "
+    is_gib = isinstance(value, float) and value < _MOST_GIB
+    unit = "if that is in GiB, " if is_gib else "" if isinstance(value, float) else "if that is in bytes, "
     return f"{refusal}: {unit}write {suggested}, in MiB"
 
 
@@ -84,7 +88,7 @@ def suggested_mib(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return math.ceil(value / _BYTES_IN_MIB) if _LEAST_BYTES <= value < 2**63 else None
     if isinstance(value, float):
-        return math.ceil(value) if 0 < value < 2**63 else None
+        return math.ceil(value * (1024 if value < _MOST_GIB else 1)) if 0 < value < 2**63 else None
     match = _SIZE.fullmatch(value.strip().lower()) if isinstance(value, str) and len(value) <= _MAX_TEXT else None
     return math.ceil(_number(match[1]) * _MIB[match[2]]) if match is not None and match[2] in _MIB else None
 

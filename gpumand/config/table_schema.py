@@ -13,10 +13,12 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
-from gpumand.config.problems import Place, ProblemList
+from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.domain.name_suggestions import nearest
 
 _METADATA = "gpumand.key"
+MAX_EXAMPLE = 70
+"""A longer text is not repeated in the message about it."""
 
 T = TypeVar("T")
 
@@ -91,6 +93,12 @@ def _describe(attribute: Field[Any]) -> Key:
     return Key(attribute.name.rstrip("_"), value_type, doc, unit, required, None if required else attribute.default)
 
 
+def _path_example(table: type[Any], raw: object) -> str:
+    """What to write for a route that is given as its path alone; "" for any other value."""
+    is_path = isinstance(raw, str) and raw.startswith("/") and "path" in keys_of(table)
+    return f": write {{ path = {quoted(raw)} }}" if is_path and len(str(raw)) <= MAX_EXAMPLE else ""
+
+
 def read_keys(table: type[Any], raw: object, place: Place, problems: ProblemList) -> dict[str, Any]:
     """Read the keys that a table contains.
 
@@ -98,7 +106,7 @@ def read_keys(table: type[Any], raw: object, place: Place, problems: ProblemList
     because a preset or an earlier file may supply them; see ``check_required``.
     """
     if not isinstance(raw, dict):
-        problems.add(place, f"must be a table, not {type_name(raw)}")
+        problems.add(place, f"must be a table, not {type_name(raw)}{_path_example(table, raw)}")
         return {}
     known = keys_of(table)
     for name in raw.keys() - known.keys():

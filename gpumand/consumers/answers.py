@@ -28,6 +28,7 @@ ERROR_EVENT = "error"
 _REASONS = ("error", "message", "reason", "detail", "exit_code", "exit_status")
 """Keys beside a value that says "failed" which give the cause."""
 
+_MAX_NAMES = 5
 _MAX_SEC = 1e11
 _MAX_DIGITS = 20
 _MAX_TIME_LENGTH = 64
@@ -236,7 +237,17 @@ def _described(route: HealthRoute, answer: Answer, document: Any) -> str:
     value = value_at(document, route.loaded)
     if value is UNUSABLE:
         return f"answered {answer.status}, without a value at {route.loaded}: {excerpt(answer.body)}"
-    return f"answered {answer.status}, {route.loaded} is {_json(value)}"
+    listed = f"; the list has {names}" if value is None and (names := _listed(document, route.loaded)) else ""
+    return f"answered {answer.status}, {route.loaded} is {_json(value)}{listed}"
+
+
+def _listed(document: Any, pointer: str) -> str:
+    """Return the first names in a list without the one that a pointer selects, which may be spelled otherwise there."""
+    try:
+        names = json_pointer.choices(document, pointer)
+    except (LookupError, json_pointer.PointerInvalid):
+        return ""
+    return one_line(", ".join(names[:_MAX_NAMES]) + (", …" if len(names) > _MAX_NAMES else ""))
 
 
 def _json(value: Any) -> str:

@@ -85,6 +85,24 @@ def resolve_all(document: Any, pointer: str) -> list[Any]:
     return values
 
 
+def choices(document: Any, pointer: str) -> list[str]:
+    """Return the strings that the first selector of a pointer chooses from, if none of them matches; [] otherwise.
+
+    Raises:
+        LookupError: the document has no such list.
+        PointerInvalid: the pointer is malformed.
+    """
+    value = document
+    for token in parse(pointer):
+        selector = _SELECTOR.fullmatch(token)
+        if selector is not None and isinstance(value, list):
+            key, wanted = selector.groups()
+            found = [entry.get(key) if key and isinstance(entry, dict) else entry for entry in value]
+            return [] if wanted in found else [one for one in found if isinstance(one, str)]
+        value = _step(value, token)
+    return []
+
+
 def _elements(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise LookupError("not a list")

@@ -98,9 +98,9 @@ class HttpRoutes:
             # A server at full load may not answer in time; its clients' connections show whether it works.
             return report if failure.refused else await self._count_clients(spec, report)
         report = busy_answers.parse_busy(spec.busy, answer)
-        # A server that refuses the question cannot say that it is idle. Its clients' connections show whether it works.
-        is_refused = report.jobs is None and 400 <= answer.status < 500
-        if report.jobs or not (is_refused or spec.busy.connections):
+        # A server that refuses the question (llama-server without --slots answers 501), or gives no usable answer, does
+        # not say that it is idle. Its clients' connections show whether it works.
+        if report.jobs or not (report.jobs is None or spec.busy.connections):
             return report
         return await self._count_clients(spec, report)
 

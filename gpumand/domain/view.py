@@ -198,7 +198,7 @@ class ConsumerState:
             self.memory_missing
             or self.unload_pending
             or self.start_overdue
-            or self.server_is_gone
+            or self.refused_probes > 0
             or self._is_unwatched_start
         )
 

@@ -51,6 +51,15 @@ async def refuse(_request: web.Request) -> web.Response:
     return web.json_response({"error": "router mode"}, status=400)
 
 
+async def cannot(_request: web.Request) -> web.Response:
+    """What llama-server answers without --slots."""
+    return web.json_response({"error": {"code": 501, "message": "This server does not support slots"}}, status=501)
+
+
+async def changed(_request: web.Request) -> web.Response:
+    return web.json_response({"jobs_of_a_newer_version": 0})
+
+
 async def idle(_request: web.Request) -> web.Response:
     return web.json_response({"running": 0})
 
@@ -59,11 +68,20 @@ async def idle(_request: web.Request) -> web.Response:
     ("handler", "busy"),
     [
         (refuse, SLOTS),
+        (cannot, SLOTS),
+        (changed, SLOTS),
         (hang, SLOTS),
         (idle, BusyRoute("/slots", ("/running",), connections=True)),
         (refuse, BusyRoute(connections=True)),
     ],
-    ids=["answers 400", "does not answer", "blind counter", "connections only"],
+    ids=[
+        "answers 400",
+        "answers 501",
+        "answers without the value",
+        "does not answer",
+        "blind counter",
+        "connections only",
+    ],
 )
 async def test_clients_show_that_it_works(routes: HttpRoutes, handler: object, busy: BusyRoute) -> None:
     async with web_server(handler) as url:  # type: ignore[arg-type]

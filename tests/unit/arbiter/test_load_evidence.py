@@ -458,3 +458,35 @@ async def test_load_route_is_called_when_the_other_load_ends_without_a_model() -
 
     assert (await acquiring).loaded
     assert world.routes.called("load") == ["llm"]
+
+
+async def test_memory_that_the_former_run_has_left_behind_is_no_evidence_of_the_new_model() -> None:
+    spec = served("llm", 8000, health=HealthRoute("/health", loaded="/loaded"), load_timeout_sec=40.0)
+    world = FakeWorld([spec], scheduler=UNLIMITED)
+    world.vram.read_sec = READ_SEC
+    server, unit = world.routes.consumer("llm"), world.units.units["llm.service"]
+    server.running, server.says_loaded = False, True
+    unit.started = lambda: setattr(server, "running", True)
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    world.vram.hold(4711, 3000, name="worker", unit="llm.service", consumer="llm")
+    await world.start()
+    await world.arbiter.watch_units()
+
+    with pytest.raises(LoadFailed, match="its processes hold 0 MiB of VRAM"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert world.units.calls[:2] == [("stop", "llm.service"), ("start", "llm.service")]
+
+
+async def test_server_whose_port_was_closed_at_the_last_check_is_verified_before_a_grant() -> None:
+    world = await at_work(served("llm", 8000))
+    restart_with(world, "llm", 8000)
+    await world.arbiter.release((await world.arbiter.acquire(client(), "llm", AcquireOptions())).lease.id)
+    world.routes.consumer("llm").running = False  # its workers live on with the model
+    await world.clock.advance_until(lambda: world.arbiter.state.consumer("llm").refused_probes == 1)
+    assert residency(world, "llm") == "resident"
+
+    await world.arbiter.acquire(client(2), "llm", AcquireOptions(timeout_sec=60))
+
+    assert world.routes.consumer("llm").running
+    assert world.units.calls.count(("start", "llm.service")) == 2

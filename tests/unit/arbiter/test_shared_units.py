@@ -131,3 +131,29 @@ async def test_no_lease_is_granted_on_a_consumer_whose_unit_is_being_stopped() -
     await evicting
     assert grant.loaded, "its unit was started again"
     assert world.units.calls == [("stop", UNIT), ("start", UNIT)]
+
+
+@pytest.mark.parametrize("evict", [BOTH, STOP])
+async def test_others_in_the_unit_are_asked_whether_they_are_busy_before_it_is_stopped(
+    evict: tuple[EvictionMethod, ...],
+) -> None:
+    busy = BusyRoute("/slots", ("/n",))
+    world = await make_world(model("a", 8000, evict=evict), model("b", 8000, busy=busy), routed("x", 14000))
+    world.routes.consumer("a").lies = True
+    world.routes.consumer("b").jobs = 1
+
+    with pytest.raises((EvictionFailed, TimedOut), match=r"b is busy|b, which is busy"):
+        await world.arbiter.acquire(client(), "x", AcquireOptions(timeout_sec=30))
+
+    assert world.units.calls == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_manual_eviction_asks_all_consumers_in_the_unit(force: bool) -> None:
+    world = await make_world(model("a", 8000, evict=STOP), model("b", 8000, busy=BusyRoute("/slots", ("/n",))))
+    world.routes.consumer("b").jobs = 1
+
+    with pytest.raises(EvictionFailed, match=r"router\.service also serves b, which is busy"):
+        await world.arbiter.evict("a", force, 20.0)
+
+    assert world.units.calls == []

@@ -47,6 +47,8 @@ def test_unit_that_systemd_does_not_know() -> None:
         (100, {"device_count": 3}, "needs 3 devices, but there are 2"),
         (100, {"devices": ("2",)}, "there is no device 2; the devices are 0, 1"),
         (UNKNOWN_MIB, {}, ""),
+        (64, {}, ""),
+        (13, {}, "13 MiB, which is less than any program that uses a GPU takes. Write 13312 if you mean GiB"),
     ],
 )
 def test_footprint_is_compared_with_the_devices_that_the_consumer_may_use(

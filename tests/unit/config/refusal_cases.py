@@ -180,6 +180,7 @@ for _text, _write in (
     ('"0.5T"', "write 524288, in MiB"),
     ('"13312MiB"', "write 13312, in MiB"),
     ('"13312"', "write 13312, without quotes"),
+    ("13.5", "not a decimal number: if that is in GiB, write 13824, in MiB"),
     ("13312.5", "not a decimal number: write 13313, in MiB"),
     ("13958643712", "if that is in bytes, write 13312, in MiB"),
 ):
@@ -293,7 +294,9 @@ consumer_with_url("path with a space", 'load = { path = "/a b" }', "consumers.tt
 consumer_with_url("path with a fragment", 'load = { path = "/a#b" }', "consumers.tts.load.path", "fragment")
 consumer_with_url("path beyond ASCII", 'load = { path = "/é" }', "consumers.tts.load.path", "percent-encoded")
 consumer_with_url("route without a path", 'unload = { method = "POST" }', "consumers.tts.unload.path", "is missing")
-consumer_with_url("route is a text", 'unload = "/free"', "consumers.tts.unload", "must be a table, not a string")
+consumer_with_url(
+    "route is a text", 'unload = "/free"', "consumers.tts.unload", 'a table, not a string: write { path = "/free" }'
+)
 consumer_with_url(
     "unknown route key",
     'unload = { path = "/f", metod = "GET" }',

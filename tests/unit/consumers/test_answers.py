@@ -250,6 +250,10 @@ def test_status_of_every_answer_is_kept(status: int) -> None:
 
 def test_answer_says_what_was_found_at_the_pointer() -> None:
     assert _router({"value": "loading"}).answer == 'answered 200, /data/[id=m]/status/value is "loading"'
+    listed = json.dumps({"m": [{"n": f"model{one}"} for one in range(7)]}).encode()
+    names = "model0, model1, model2, model3, model4, …"
+    assert _health(listed, loaded="/m/[n=M]").answer == f"answered 200, /m/[n=M] is null; the list has {names}"
+    assert _health(b'{"m": []}', loaded="/m/[n=M]").answer == "answered 200, /m/[n=M] is null"
     assert _health(b"<html>").answer == "answered 200, without a value at /loaded: <html>"
     assert _health(b'{"loaded": true}', cut=True).answer == "answered 200, but the answer is too long to be read"
     assert answers.parse_health(HealthRoute("/"), Answer(200), 0).answer == "answered 200"

@@ -167,3 +167,17 @@ def test_every_value_of_a_document_can_be_selected(document: Any) -> None:
 def test_any_text_raises_at_most_the_documented_errors(document: Any, text: str) -> None:
     with contextlib.suppress(LookupError, json_pointer.PointerInvalid):
         json_pointer.resolve(document, text)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "names"),
+    [
+        ("/models/[name=c]/size", ["a", "b"]),
+        ("/models/[name=a]/size", []),
+        ("/names/[=z]", ["x"]),
+        ("/models/0/name", []),
+    ],
+)
+def test_names_that_a_selector_without_a_match_chooses_from(pointer: str, names: list[str]) -> None:
+    document = {"models": [{"name": "a"}, {"name": "b"}, {"name": 3}, 4], "names": ["x", None]}
+    assert json_pointer.choices(document, pointer) == names
