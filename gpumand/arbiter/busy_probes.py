@@ -1,4 +1,4 @@
-"""Busy checks of consumers: while a request waits for one, and right before an eviction. Never without need."""
+"""Busy checks of consumers: while a request waits for one, and right before an eviction."""
 
 from __future__ import annotations
 

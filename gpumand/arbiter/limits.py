@@ -1,4 +1,4 @@
-"""Caps against clients that request without end; all are far above what one host needs."""
+"""Limits for clients that send requests without end; all are far above the needs of one host."""
 
 from __future__ import annotations
 

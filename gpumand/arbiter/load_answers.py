@@ -1,4 +1,4 @@
-"""What the answers of a server mean for a load in progress, and for how long an unusable answer is waited out."""
+"""Interprets the answers of a server during a load, and limits how long unusable answers are waited out."""
 
 from __future__ import annotations
 

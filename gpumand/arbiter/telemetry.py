@@ -1,4 +1,4 @@
-"""Keeps the last readings for graphs, and says what of them is current."""
+"""Keeps the last readings for graphs, and selects the current ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller of another host may do here."""
+"""Checks which operations a caller from another host may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request while it is placed: what hosts have answered, the lease that it gets, and the words for answers."""
+"""One request while it is placed: the answers of hosts, the granted lease, and the texts of errors."""
 
 from __future__ import annotations
 

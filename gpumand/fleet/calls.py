@@ -94,7 +94,7 @@ class LoadCall:
 
 @dataclass(frozen=True, slots=True)
 class PlanCall:
-    """A question for what a request would do; attributes as in ``AcquireCall``."""
+    """A request for the plan of an Acquire; attributes as in ``AcquireCall``."""
 
     consumer: str
     priority: int | None = None
@@ -109,7 +109,7 @@ class PlanCall:
 
 @dataclass(frozen=True, slots=True)
 class PlaceCall:
-    """A question for the host that a request for a consumer should go to; not used between hosts.
+    """A request for the host that serves a consumer best; not used between hosts.
 
     Attributes:
         consumer: the consumer.

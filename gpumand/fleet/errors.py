@@ -48,7 +48,7 @@ class NotResident(NotNowError):
 
 
 class HostLost(NotNowError):
-    """The host cannot be reached, or stopped to answer."""
+    """The host cannot be reached, or has stopped answering."""
 
     dbus_name = ERROR_PREFIX + "HostLost"
 

@@ -1,4 +1,4 @@
-"""Follows the keys below a prefix in etcd, and says honestly when it may have missed something."""
+"""Follows the keys below a prefix in etcd, and reports when it may have missed a change."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ WATCH_SEC = 0.2
 
 
 class Fence:
-    """Stands while the host's lease in the store certainly exists.
+    """Holds while the host's lease in the store certainly exists.
 
     It is computed from the clock whenever it is asked for: no task has to run first, so a host that resumes from a
     suspend is fenced before it does anything. It counts from the moment at which the last successful renewal was sent,

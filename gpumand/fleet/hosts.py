@@ -1,4 +1,4 @@
-"""The port ``FleetHost``: what a router asks of a host, whether it is this one or another one behind its agent."""
+"""The port ``FleetHost``: the operations of a host that a router uses, on this host or through the agent of another."""
 
 from __future__ import annotations
 

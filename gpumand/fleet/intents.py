@@ -37,7 +37,7 @@ CLAIM_SEC = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """What a router may say to the host that it chose.
+    """The grounds on which a router sends a request to the host that it chose.
 
     Attributes:
         basis: why it chose the host.

@@ -1,4 +1,4 @@
-"""How many leases each consumer of this host can have at once, as far as gpumand's status says it.
+"""The number of leases that each consumer of this host can have at once, from gpumand's status.
 
 ``concurrent_leases`` is a limit of each device, which all leases there share, and an exclusive lease takes a whole
 device. So the limit of a consumer is the number of its leases, and of those that its device still has room for.

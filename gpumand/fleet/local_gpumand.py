@@ -29,7 +29,7 @@ RECONNECT_SEC = 1.0
 
 
 class LocalGpumand(Protocol):
-    """What the agent needs of the local daemon."""
+    """The operations of the local daemon that the agent uses."""
 
     async def acquire(self, call: AcquireCall, on_behalf: str) -> Held:
         """Acquire a lease that ends with this process at the latest. Raises GpumandError."""

@@ -1,4 +1,4 @@
-"""Where a request is placed: on the host with the fewest expected seconds until it is served.
+"""Chooses the host for a request: the one with the fewest expected seconds until the request is served.
 
 A consumer that is loaded somewhere is used there: a second load costs the memory of another consumer, and is made only
 where the queue is longer than ``replicas_at``. Otherwise the expected time is the queue, the leases above the limit,
@@ -36,7 +36,7 @@ PRESENT = (Residency.RESIDENT, Residency.LOADING)
 
 
 class Tier(IntEnum):
-    """What a host has to do for the consumer."""
+    """The work that a host has to do before the consumer is resident."""
 
     RESIDENT = 0
     PARKED = 1
@@ -45,7 +45,7 @@ class Tier(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """What is known of the fleet at one moment.
+    """The known state of the fleet at one moment.
 
     Attributes:
         hosts: rows of all hosts of the fleet that are there, by machine id.

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class StatusSource(Protocol):
-    """What a row is made of."""
+    """The source of the values in a row."""
 
     async def status(self) -> dict[str, Any]:
         """The answer of GetStatus as plain values. Raises GpumandError."""

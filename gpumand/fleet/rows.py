@@ -1,4 +1,4 @@
-"""What a host publishes about itself, and what a router publishes about a load that it began.
+"""The values in the store: rows, which hosts publish about themselves, and the intents of routers.
 
 Keys of the JSON forms that this version does not know are kept in ``extra``, so that a newer version can add keys.
 """

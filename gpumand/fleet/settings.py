@@ -1,4 +1,4 @@
-"""What the process ``gpumand-fleet`` must know: this host, its addresses, its store, and which callers may do what.
+"""The settings of the process ``gpumand-fleet``: this host, its addresses, its store, and the rights of callers.
 
 ``config`` makes it from /etc/gpumand/fleet.toml; tests and the demo make it themselves.
 """

@@ -1,4 +1,4 @@
-"""A fleet without etcd: the hosts of the configuration are asked directly, again and again.
+"""The store of a fleet without etcd: the configured hosts are asked directly at regular intervals.
 
 There are no claims: two routers can load the same consumer on two hosts at the same time, and unique consumers cannot
 be used. For two hosts of one household that is often enough.
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Peer:
-    """What is known of one peer.
+    """The known state of one peer.
 
     Attributes:
         machine_id: machine id of its last row; "" = it has never answered, or is lost.

@@ -51,7 +51,7 @@ class KnownIntent:
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """A host could not be reached: when, and the row that it had published by then."""
+    """The moment at which a host could not be reached, and the last row that it had published."""
 
     at: float
     order: tuple[int, int]
@@ -59,7 +59,7 @@ class _Loss:
 
 
 class HostTable:
-    """What is known of the fleet. Create it inside a running event loop.
+    """The known state of the fleet. Create it inside a running event loop.
 
     Args:
         keys: the keys of the fleet.

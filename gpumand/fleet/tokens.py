@@ -1,4 +1,4 @@
-"""Refuses requests of routers that slept: what they know of a consumer is older than what this host has seen."""
+"""Refuses requests of routers whose table of the fleet is older than the revisions that this host has seen."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import time
 
 
 class GatewayClock:
-    """The clocks of the kernel. Time that the host is suspended is of no interest here."""
+    """The clocks of the kernel. They do not count the time during which the host is suspended."""
 
     def monotonic(self) -> float:
         """CLOCK_MONOTONIC in seconds."""

@@ -1,4 +1,4 @@
-"""The APIs that clients speak: how each one writes an error, and what keeps its clients patient while a model loads.
+"""The APIs that clients speak: how each one writes an error, and what is sent to a waiting client while a model loads.
 
 A client of an API has a limit on silence. What was tried with the official client libraries: a comment in server-sent
 events (OpenAI), a ping event (Anthropic), a chunk without content (Ollama; a blank line crashes its Python client), and

@@ -1,4 +1,4 @@
-"""Requests that another host serves: which ones, and how they get there.
+"""Decides which requests another host of the fleet serves, and passes them on to its gateway.
 
 Such a request goes to the gateway of the other host, which holds the lease there. It is passed on once: the gateway
 that gets it serves it, or refuses it.
@@ -30,7 +30,7 @@ MAX_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Where a request goes instead of a consumer of this host.
+    """The host and the path to which a request is passed on.
 
     Attributes:
         host: the host.

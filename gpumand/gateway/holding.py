@@ -66,7 +66,7 @@ def _seconds(text: str) -> float:
 
 
 class WaitedTooLong(Exception):
-    """The time of a request is over."""
+    """The maximum wait of a request has passed."""
 
 
 class Holder:

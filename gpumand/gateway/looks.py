@@ -1,4 +1,4 @@
-"""Requests that only look: identical ones share an answer, and some answers are kept for the time of absence.
+"""Requests that only look: identical ones share an answer, and some answers are kept while their server is stopped.
 
 Pages and scripts poll several times a second. Identical reads within a second are answered by one request to the
 consumer. An answer is shared only if it is small and complete; others are streams, which each client gets by itself.

@@ -1,4 +1,4 @@
-"""What the handlers of requests share."""
+"""The objects that all request handlers of the gateway share."""
 
 from __future__ import annotations
 

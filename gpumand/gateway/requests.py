@@ -13,7 +13,7 @@ from gpumand.gateway.routes.classes import RouteClass
 
 
 class State(StrEnum):
-    """What a request does."""
+    """The state of a request in flight."""
 
     WAITING = "waiting"
     RUNNING = "running"

@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection and asyncio does not: bytes under way in both directions, and its end."""
+"""The state of a connection that asyncio does not report: unsent and unread bytes in the kernel, and a closed peer."""
 
 from __future__ import annotations
 

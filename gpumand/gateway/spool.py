@@ -1,4 +1,4 @@
-"""Files without a name for uploads that wait: they vanish with the process, and their size in all is limited."""
+"""Unnamed temporary files for waiting uploads: they vanish with the process, and their total size is limited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READ_BYTES = 256 * 1024
 
 
 class Spool:
-    """All files.
+    """All temporary files of the gateway.
 
     Args:
         folder: returns the state directory.
@@ -46,7 +46,7 @@ class Spool:
 
 
 class SpoolFile:
-    """One file.
+    """One unnamed temporary file.
 
     Args:
         spool: counts its size.

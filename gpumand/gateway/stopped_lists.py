@@ -1,4 +1,4 @@
-"""Answers lists of models at a listener while its server is stopped, from the catalog that outlives the gateway."""
+"""Answers lists of models at a listener while its server is stopped, from the catalog on disk."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from enum import Enum
 
 
 class Demand(Enum):
-    """What is known of other requests that wait."""
+    """The other waiting requests, as far as they are known."""
 
     NONE = "none"
     WAITING = "waiting"

@@ -1,4 +1,4 @@
-"""Loads consumers for pages: a browser that opens the page of a stopped service gets it loaded, without a lease."""
+"""Loads a stopped service without a lease when a browser opens its page."""
 
 from __future__ import annotations
 

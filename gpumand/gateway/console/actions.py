@@ -1,4 +1,4 @@
-"""Changes that a client may ask for at the gateway's own address: load, evict, pin, unpin, and cancel a request."""
+"""Changes that a client may request at the gateway's own address: load, evict, pin, unpin, and cancel a request."""
 
 from __future__ import annotations
 

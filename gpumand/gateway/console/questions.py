@@ -1,4 +1,4 @@
-"""Questions to gpumand that change nothing: its history, and what a request would do now."""
+"""Requests to gpumand that change nothing: its history, and the plan of a request."""
 
 from __future__ import annotations
 
