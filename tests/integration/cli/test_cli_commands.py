@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbus_fast import Variant
 
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.client.calls import ANSWER_SEC
@@ -278,6 +279,11 @@ async def test_reload(ctl: Ctl, manager: ScriptedManager) -> None:
 async def test_version_shows_both(ctl: Ctl, manager: ScriptedManager) -> None:
     assert (await ctl("version")).out == f"gpumanctl {VERSION}\ngpumand 9.9.9\n"
     assert json.loads((await ctl("version", "--json")).out) == {"gpumanctl": VERSION, "gpumand": "9.9.9"}
+
+
+async def test_version_of_another_program_cannot_write_escape_sequences(ctl: Ctl, manager: ScriptedManager) -> None:
+    manager.answers["Get"] = replying("v", Variant("s", "1\x1b[2J"))
+    assert (await ctl("version")).out == f"gpumanctl {VERSION}\ngpumand 1\N{REPLACEMENT CHARACTER}[2J\n"
 
 
 async def test_version_without_a_daemon_is_no_failure(ctl: Ctl) -> None:
