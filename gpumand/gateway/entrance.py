@@ -22,7 +22,7 @@ from gpumand.gateway.form_bodies import FormBody, read_form
 from gpumand.gateway.headers import is_from_fleet
 from gpumand.gateway.held_bodies import JsonBody, read_json
 from gpumand.gateway.lists import OPENAI_ENTRY, EntranceLists
-from gpumand.gateway.models import Choice, Offer, choose
+from gpumand.gateway.models import Choice, Offer, choose, rules_for
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.paths import BadTarget, Target
 from gpumand.gateway.refusals import refused
@@ -134,20 +134,20 @@ class EntranceRouter:
 
     async def _choose(self, model: str, target: Target, request: web.BaseRequest, client: Client) -> Chosen:
         """The consumer of a request, and another host that serves it."""
-        settings = self._settings()
+        rules = rules_for(client, self._settings().models)
         offers = await self._offers.of(client, refresh=False)
         if not model:
             return await self._without_model(offers, target, request, client), None
-        choice = choose(model, settings.models, offers)
+        choice = choose(model, rules, offers)
         if choice is None:
             # The server may have got the model since it was asked.
             offers = await self._offers.of(client, refresh=True)
-            choice = choose(model, settings.models, offers)
+            choice = choose(model, rules, offers)
         can_go = self._fleet_routes.applies(request)
         if choice is None:
             elsewhere = await self._fleet_routes.for_model(model, target, client) if can_go else None
             if elsewhere is None:
-                raise self._lists.unknown(model, offers)
+                raise self._lists.unknown(model, rules, offers)
             return Choice(elsewhere.consumer, model), elsewhere
         _check_api(choice, offers, target)
         return choice, await self._fleet_routes.for_consumer(choice, offers, target) if can_go else None
@@ -157,7 +157,8 @@ class EntranceRouter:
     ) -> Choice:
         """The consumer of a request that names no model: the only one that has the route, or that of the default."""
         default = self._settings().default_model
-        if default and (found := choose(default, self._settings().models, offers)) is not None:
+        rules = rules_for(client, self._settings().models)
+        if default and (found := choose(default, rules, offers)) is not None:
             return Choice(found.consumer, "")
         method = WEBSOCKET if is_websocket(request) else request.method
         having = [one.consumer for one in offers if await self._has_route(one.consumer, method, target, client)]

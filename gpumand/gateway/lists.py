@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from gpumand.gateway import web
 from gpumand.gateway.catalog import Document, first
 from gpumand.gateway.config import GatewaySettings
+from gpumand.gateway.entrance_config import ModelRule
 from gpumand.gateway.fleet import MODELS_PATH, Fleet, OtherModels
-from gpumand.gateway.models import Offer, choose, known_ids, ollama_list, openai_list, running_list
+from gpumand.gateway.models import Offer, choose, known_ids, ollama_list, openai_list, rules_for, running_list
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.requests import Client
@@ -54,7 +55,7 @@ class EntranceLists:
 
     async def _openai(self, client: Client, others: Iterable[OtherModels]) -> list[Document]:
         offers = await self._offers.of(client, refresh=True)
-        found = openai_list(self._settings().models, offers)
+        found = openai_list(rules_for(client, self._settings().models), offers)
         return _with_others(found, "id", [one.openai for one in others])
 
     async def _others(self, client: Client) -> Sequence[OtherModels]:
@@ -65,7 +66,7 @@ class EntranceLists:
     async def _for_fleet(self, client: Client) -> web.Response:
         """The models of this host with their consumers, for the gateways of other hosts."""
         offers = await self._offers.of(client, refresh=True)
-        rules = self._settings().models
+        rules = rules_for(client, self._settings().models)
         openai, ollama = openai_list(rules, offers), ollama_list(rules, offers)
         names = [str(one["id"]) for one in openai] + [str(one["name"]) for one in ollama]
         chosen = {name: choice.consumer for name in names if (choice := choose(name, rules, offers)) is not None}
@@ -79,18 +80,19 @@ class EntranceLists:
             return _json({"version": first((one.lists for one in offers), lambda lists: lists.version) or "0.0.0"})
         if path == "/api/ps":
             return _json({"models": running_list(offers)})
-        found = ollama_list(self._settings().models, offers)
+        found = ollama_list(rules_for(client, self._settings().models), offers)
         return _json({"models": _with_others(found, "name", [one.ollama for one in others])})
 
     async def _entry(self, model: str, client: Client, others: Sequence[OtherModels]) -> web.Response:
         entry = next((one for one in await self._openai(client, others) if one["id"] == model), None)
         if entry is None:
-            raise self.unknown(model, await self._offers.of(client, refresh=False))
+            rules = rules_for(client, self._settings().models)
+            raise self.unknown(model, rules, await self._offers.of(client, refresh=False))
         return _json(entry)
 
-    def unknown(self, model: str, offers: Sequence[Offer]) -> Refused:
+    def unknown(self, model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> Refused:
         """The refusal of a model that no consumer is known to serve."""
-        names = known_ids(self._settings().models, offers)
+        names = known_ids(rules, offers)
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         known = f"Known models: {', '.join(names[:MAX_NAMED])}{more}." if names else "No model is known."
         text = f"There is no model {model[:256]!r}. {known} Set its consumer in the table gateway.models."

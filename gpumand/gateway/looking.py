@@ -15,10 +15,12 @@ from gpumand.gateway.held_bodies import HeldBody, read_small_body
 from gpumand.gateway.looks import Answer, Key, Memory, SharedAnswers, is_question, key_of, may_be_small, read_small
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.requests import Client
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.status_view import CURRENT_SEC
 from gpumand.gateway.stopped_lists import StoppedLists
 from gpumand.gateway.upstream import Endpoint, UpstreamDown, endpoint_of
+from gpumand.gateway.visibility import may_see, reason_for, text_for
 from gpumand.gateway.waiting_page import Waiting, waiting_page
 from gpumand.gateway.wakes import Wake, Wakes
 
@@ -139,22 +141,27 @@ class LookHandler:
     async def _page(self, exchange: Exchange) -> web.StreamResponse:
         service = exchange.service
         wake = self._wakes.request(service.consumer, service.settings.priority, exchange.label)
-        waiting = await self._waiting(service.consumer, wake)
+        waiting = await self._waiting(exchange.client, service.consumer, wake)
         return waiting_page(waiting, head_only=exchange.request.method == "HEAD")
 
-    async def _waiting(self, name: str, wake: Wake) -> Waiting:
+    async def _waiting(self, client: Client, name: str, wake: Wake) -> Waiting:
         status = await self._parts.status.get(CURRENT_SEC)
+        names = tuple(one.name for one in status.consumers) if status else ()
         consumer = status.consumer(name) if status else None
         place, total = await self._parts.status.place(name)
         return Waiting(
             consumer=name,
-            doing=(consumer.doing if consumer else "") or self._parts.absence(),
+            doing=text_for(client, (consumer.doing if consumer else "") or self._parts.absence(), names),
             place=place.position if place else 0,
             queue=total,
-            waiting_for=place.waiting_for if place else "",
-            unloading=tuple(one.name for one in (status.consumers if status else ()) if one.residency == "unloading"),
+            waiting_for=reason_for(client, place.waiting_for if place else ""),
+            unloading=tuple(
+                one.name
+                for one in (status.consumers if status else ())
+                if one.residency == "unloading" and may_see(client, one.name)
+            ),
             usual_sec=await self._parts.status.usual_load_sec(name),
-            error=wake.error,
+            error=text_for(client, wake.error, names),
         )
 
 

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.metrics import GatewayMetrics
-from gpumand.gateway.requests import RequestTable, State
+from gpumand.gateway.requests import Client, RequestTable, State
+from gpumand.gateway.visibility import may_see
 from gpumand.http.prometheus_format import Samples, counters, gauge, histogram
 from gpumand.version import VERSION
 
+T = TypeVar("T")
 
-def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int) -> str:
+
+def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int, client: Client | None = None) -> str:
     """The page in the text format of Prometheus.
 
     Args:
         metrics: what was measured since the process started.
         table: the requests in flight.
         spool_bytes: size of the uploads that are kept on disk while they wait.
+        client: the client that gets it; None = it may see everything.
     """
-    lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table), *_leases(metrics), *_histograms(metrics)]
+    if client is not None and client.consumers is not None:
+        # The size of the uploads is that of all clients.
+        metrics = _visible(metrics, client)
+        lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table, client)]
+        return "\n".join([*lines, *_leases(metrics), *_histograms(metrics), ""])
+    lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table, None), *_leases(metrics), *_histograms(metrics)]
     meaning = "Size of the uploads that are kept on disk while they wait."
     return "\n".join([*lines, *gauge("gpumand_gateway_spool_bytes", meaning, [({}, spool_bytes)]), ""])
 
@@ -42,8 +52,26 @@ def _requests(metrics: GatewayMetrics) -> Iterator[str]:
     yield from counters("gpumand_gateway_drip_seconds_total", meaning, _by_consumer(metrics.dripped_sec))
 
 
-def _in_flight(metrics: GatewayMetrics, table: RequestTable) -> Iterator[str]:
-    counts = Counter((metrics.label(entry.consumer), entry.state) for entry in table)
+def _visible(metrics: GatewayMetrics, client: Client) -> GatewayMetrics:
+    """What was measured of the consumers that a client may use."""
+
+    def only(values: Mapping[str, T]) -> dict[str, T]:
+        return {name: value for name, value in values.items() if may_see(client, name)}
+
+    found = GatewayMetrics()
+    found.requests = Counter({key: count for key, count in metrics.requests.items() if may_see(client, key[0])})
+    found.turns, found.gone = Counter(only(metrics.turns)), Counter(only(metrics.gone))
+    found.waits, found.answers, found.dripped_sec = (
+        only(metrics.waits),
+        only(metrics.answers),
+        only(metrics.dripped_sec),
+    )
+    return found
+
+
+def _in_flight(metrics: GatewayMetrics, table: RequestTable, client: Client | None) -> Iterator[str]:
+    shown = (one for one in table if client is None or may_see(client, one.consumer))
+    counts = Counter((metrics.label(entry.consumer), entry.state) for entry in shown)
     # Consumers without requests have the value 0, so that a graph falls to it.
     consumers = sorted({consumer for consumer, _ in counts} | {consumer for consumer, _, _ in metrics.requests})
     samples: Samples = [

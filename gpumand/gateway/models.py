@@ -8,6 +8,8 @@ from fnmatch import fnmatchcase
 
 from gpumand.gateway.catalog import Catalog, Document, Lists
 from gpumand.gateway.entrance_config import ModelRule
+from gpumand.gateway.requests import Client
+from gpumand.gateway.visibility import may_see
 
 LATEST = ":latest"
 """The tag that Ollama adds to names without one."""
@@ -45,6 +47,11 @@ class Choice:
 
     consumer: str
     name: str
+
+
+def rules_for(client: Client, rules: Sequence[ModelRule]) -> list[ModelRule]:
+    """The rules that apply to a client: those of consumers that it may use."""
+    return [one for one in rules if may_see(client, one.consumer)]
 
 
 def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> Choice | None:

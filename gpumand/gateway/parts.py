@@ -18,6 +18,7 @@ from gpumand.gateway.requests import RequestTable
 from gpumand.gateway.slots import Slot, SlotKeeper, SlotLimits
 from gpumand.gateway.status_view import CURRENT_SEC, StatusView
 from gpumand.gateway.upstream import Endpoint, Upstreams, endpoint_of
+from gpumand.gateway.visibility import IN_USE, refusal_for, text_for
 
 UNKNOWN_LOAD_SEC = 10.0
 
@@ -50,7 +51,7 @@ class Parts:
         """The holder of a request's client."""
         one = self.settings()
         times = times_for(exchange.request.headers, HoldTimes(one.wait_sec, one.patience_sec, one.drip_sec))
-        return Holder(exchange, times, lambda: self.describe(exchange.service.consumer))
+        return Holder(exchange, times, lambda: self._reason(exchange))
 
     def join(self, exchange: Exchange) -> Ticket:
         """Count a request for its consumer's lease."""
@@ -65,7 +66,8 @@ class Parts:
         try:
             return endpoint_of(consumer, ticket.ready.result().endpoint)
         except GpumandError as error:
-            raise Refused(refusal_of(error, await self.retry_sec(consumer))) from None
+            refusal = refusal_of(error, await self.retry_sec(consumer))
+            raise Refused(refusal_for(exchange.client, refusal, consumer, await self.status.names())) from None
 
     async def slot(self, exchange: Exchange, holder: Holder) -> Slot:
         """Wait until the consumer of a request has a slot for it. Raises Refused."""
@@ -87,19 +89,30 @@ class Parts:
         try:
             await holder.wait(future, is_limited=True)
         except WaitedTooLong:
-            raise await self._too_late(exchange.service.consumer) from None
+            raise await self._too_late(exchange) from None
         except GpumandError:
             return  # the caller reads the error from the ticket
         finally:
             entry.waited_sec += self.table.now() - began_at
             self.table.end_wait(entry)
 
-    async def _too_late(self, consumer: str) -> Refused:
+    async def _too_late(self, exchange: Exchange) -> Refused:
+        consumer = exchange.service.consumer
         if absence := self.absence():
             return refused(503, "unavailable", f"gpumand cannot be reached: {absence}", 5)
-        why = (await self.describe(consumer)).rstrip(".")
+        why = (await self._reason(exchange)).rstrip(".")
         text = f"Timed out after {self.settings().wait_sec:g} s. {why}. Try again later."
         return refused(429, "gpu_busy", text, await self.retry_sec(consumer))
+
+    async def _reason(self, exchange: Exchange) -> str:
+        """Why a request waits, as its client may read it."""
+        consumer = exchange.service.consumer
+        text = await self.describe(consumer)
+        waiting = f"{consumer}: waiting for {IN_USE}"
+        place, _ = await self.status.place(consumer)
+        if place is not None and exchange.client.consumers is not None:
+            return waiting
+        return text_for(exchange.client, text, await self.status.names(), waiting)
 
     async def describe(self, consumer: str) -> str:
         """Why requests for a consumer wait, in one line."""

@@ -38,7 +38,7 @@ from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.parts import Parts
-from gpumand.gateway.requests import RequestTable, State, WaitLimits
+from gpumand.gateway.requests import Client, RequestTable, State, WaitLimits
 from gpumand.gateway.router import ListenerRouter
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.slots import SlotKeeper
@@ -183,8 +183,8 @@ class GatewayService:
     def _all_listeners(self) -> dict[str, ListenerSettings]:
         return self.settings.all_listeners(self._passed)
 
-    def _metrics_page(self) -> str:
-        return metrics_page(self.metrics, self.table, self._spool.used_bytes)
+    def _metrics_page(self, client: Client) -> str:
+        return metrics_page(self.metrics, self.table, self._spool.used_bytes, client)
 
     async def start(self) -> None:
         """Begin to listen. Raises ConfigInvalid."""

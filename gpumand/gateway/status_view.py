@@ -69,6 +69,11 @@ class StatusView:
         status = await self.get(max_age_sec)
         return status.consumer(name) if status else None
 
+    async def names(self) -> tuple[str, ...]:
+        """The names of all consumers, as far as they are known."""
+        status = await self.get()
+        return tuple(one.name for one in status.consumers) if status else ()
+
     async def place(self, consumer: str) -> tuple[WaitingRequest | None, int]:
         """The first waiting request for a consumer, if any, and the number of all waiting requests."""
         status = await self.get(CURRENT_SEC)

@@ -23,6 +23,7 @@ from gpumand.gateway.console.rights import require_administrator, require_use
 from gpumand.gateway.held_bodies import next_chunk
 from gpumand.gateway.refusals import Refused, refusal_of, refused
 from gpumand.gateway.requests import Client, RequestTable, State
+from gpumand.gateway.visibility import may_see
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,14 @@ class Actions:
         entry = self._table.get(number)
         # All programs of this host without a key share a name, which does not prove that a request is the client's own.
         is_proven = client.has_key or not client.is_local
-        if entry is None or not is_proven or entry.client.name != client.name:
+        is_own = entry is not None and is_proven and entry.client.name == client.name
+        if not is_own:
             require_administrator(client)
-        if entry is not None:
-            require_use(client, entry.consumer)
+        if entry is not None and not is_own and not may_see(client, entry.consumer):
+            raise no_such_request(number)
         # A library that repeated the request by itself would undo what a person has decided.
         if not self._table.cancel(number, f"ended by {client.name}", retry_sec=None):
-            raise refused(404, "no_such_request", f"There is no request {number}. It may have ended already.")
+            raise no_such_request(number)
         log.info("%s: cancelled request %d", client.name, number)
         return {} if entry is None or entry.state is not State.JOB else {"message": _released(entry.consumer)}
 
@@ -127,6 +129,11 @@ def _released(consumer: str) -> str:
         f"is given back when no other request or job shares it. Then {consumer} may be evicted, unless its busy check "
         "in gpumand forbids it."
     )
+
+
+def no_such_request(number: int) -> Refused:
+    """The refusal to cancel a request that does not exist, or that the client may not see."""
+    return refused(404, "no_such_request", f"There is no request {number}. It may have ended already.")
 
 
 async def read_object(request: web.BaseRequest) -> Fields:

@@ -11,6 +11,7 @@ from gpumand.gateway.connections import Connection
 from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.events import EventStreams
 from gpumand.gateway.console.feed import BusSource, Feed
+from gpumand.gateway.console.limited_view import limited_fleet, names_in
 from gpumand.gateway.console.paths import METRICS, PREFIX
 from gpumand.gateway.console.questions import Questions
 from gpumand.gateway.console.rights import check_change, check_site
@@ -22,6 +23,7 @@ from gpumand.gateway.headers import Origin
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.requests import Client
+from gpumand.gateway.visibility import may_see, refusal_for
 from gpumand.http.prometheus_format import CONTENT_TYPE
 
 API = PREFIX + "v1/"
@@ -44,7 +46,7 @@ class Console:
         source: the connection to gpumand.
         view: describes the gateway.
         actions: carries out changes.
-        metrics: returns the page of metrics.
+        metrics: returns the page of metrics for a client.
         fleet: returns all hosts of the fleet; None without a fleet.
     """
 
@@ -53,7 +55,7 @@ class Console:
         source: BusSource,
         view: StateView,
         actions: Actions,
-        metrics: Callable[[], str],
+        metrics: Callable[[Client], str],
         fleet: Callable[[], Awaitable[dict[str, Any] | None]] = no_fleet,
     ) -> None:
         self._view, self._actions, self._metrics, self._fleet = view, actions, metrics, fleet
@@ -81,7 +83,7 @@ class Console:
         await self._feed.close()
 
     def _publish(self) -> None:
-        self._streams.publish(self._view.state(self._feed.reading))
+        self._streams.publish(lambda viewer: self._view.state(self._feed.reading, viewer))
 
     async def _answer(
         self, request: web.BaseRequest, target: Target, client: Client, origin: Origin
@@ -89,7 +91,7 @@ class Console:
         path = target.path
         if found := _CONSUMER.fullmatch(path):
             check_change(request, origin)
-            done = await self._actions.on_consumer(found[2], found[1], client, request)
+            done = await self._on_consumer(found[2], found[1], client, request)
             self._feed.note_change()
             return _json(done)
         if found := _CANCEL.fullmatch(path):
@@ -103,30 +105,38 @@ class Console:
             check_site(request)
             return await self._read(path, request, client)
         if path == METRICS:
-            return _plain(self._metrics())
+            return _plain(self._metrics(client))
         return self._site.answer(path, request)
+
+    async def _on_consumer(self, verb: str, name: str, client: Client, request: web.BaseRequest) -> dict[str, Any]:
+        try:
+            done = await self._actions.on_consumer(verb, name, client, request)
+        except Refused as error:
+            names = () if client.consumers is None else names_in((await self._feed.current()).status)
+            raise Refused(refusal_for(client, error.refusal, name, names)) from None
+        return done | {"evicted": [one for one in done["evicted"] if may_see(client, one)]} if done else done
 
     async def _read(self, path: str, request: web.BaseRequest, client: Client) -> web.StreamResponse:
         if path == EVENTS and request.method == "GET":
             return await self._streams.serve(request, client)
         if path == FLEET:
-            return _json({"fleet": await self._fleet()})
+            return _json({"fleet": limited_fleet(await self._fleet(), client)})
         return _json(await self._document(path.removeprefix(API), request, client))
 
     async def _document(self, name: str, request: web.BaseRequest, client: Client) -> dict[str, Any]:
         match name:
             case "state":
-                return self._view.state(await self._feed.current())
+                return self._view.state(await self._feed.current(), client)
             case "requests":
-                return self._view.requests(await self._feed.current())
+                return self._view.requests(await self._feed.current(), client)
             case "listeners":
-                return {"listeners": self._view.shown_listeners()}
+                return {"listeners": self._view.shown_listeners(client)}
             case "session":
                 return session(client)
             case "history":
-                return await self._questions.history(request.query)
+                return await self._questions.history(request.query, client)
             case "plan":
-                return await self._questions.plan(request.query)
+                return await self._questions.plan(request.query, client)
         raise refused(404, "not_found", f"There is nothing at this path. The web page is at {PREFIX}.")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpumand.gateway import web
+from gpumand.gateway.console.state_view import UNLIMITED
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 
@@ -67,18 +68,25 @@ class EventStreams:
     def __init__(self, first_opened: Callable[[], None], last_closed: Callable[[], None]) -> None:
         self._first_opened, self._last_closed = first_opened, last_closed
         self._pages: set[Page] = set()
-        self._sent = b""
+        self._sent: dict[Client, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._pages)
 
-    def publish(self, state: dict[str, Any]) -> None:
-        """Send a state to all pages, unless it is the one that they have."""
-        data = event("state", state)
-        if data != self._sent:
-            self._sent = data
+    def publish(self, state: Callable[[Client], dict[str, Any]]) -> None:
+        """Send its state to each page, unless it is the one that the page has.
+
+        Args:
+            state: returns what a client may see; pages with equal rights share it.
+        """
+        for viewer in {_viewer(page.client) for page in self._pages}:
+            data = event("state", state(viewer))
+            if data == self._sent.get(viewer):
+                continue
+            self._sent[viewer] = data
             for page in self._pages:
-                page.put(data)
+                if _viewer(page.client) == viewer:
+                    page.put(data)
 
     async def serve(self, request: web.BaseRequest, client: Client) -> web.StreamResponse:
         """Stream states to a client until it leaves. Raises Refused."""
@@ -86,7 +94,7 @@ class EventStreams:
         try:
             response = web.StreamResponse(headers=stream_headers())
             await response.prepare(request)
-            data = HELLO + self._sent
+            data = HELLO + self._sent.get(_viewer(client), b"")
             while data:
                 async with asyncio.timeout(WRITE_SEC):
                     await response.write(data)
@@ -108,17 +116,25 @@ class EventStreams:
         if len(self._pages) >= MAX_PAGES or (not client.is_local and names[client.name] >= MAX_PAGES_PER_CLIENT):
             raise refused(503, "too_many_pages", "Too many pages of the gateway are open. Close one.", 30)
         page = Page(client)
+        if not any(_viewer(one.client) == _viewer(client) for one in self._pages):
+            # What was sent to pages that are closed is out of date.
+            self._sent.pop(_viewer(client), None)
         self._pages.add(page)
         if len(self._pages) == 1:
-            # What was sent to pages that are closed is out of date.
-            self._sent = b""
             self._first_opened()
         return page
 
     def _leave(self, page: Page) -> None:
         self._pages.discard(page)
+        known = {_viewer(one.client) for one in self._pages}
+        self._sent = {viewer: data for viewer, data in self._sent.items() if viewer in known}
         if not self._pages:
             self._last_closed()
+
+
+def _viewer(client: Client) -> Client:
+    """The client as far as its rights decide what it sees: all that may see everything are one."""
+    return UNLIMITED if client.consumers is None else client
 
 
 def event(name: str, fields: dict[str, Any]) -> bytes:

@@ -8,11 +8,19 @@ from typing import Any
 
 from gpumand.client.errors import GpumandError
 from gpumand.gateway.console.actions import refused_by
-from gpumand.gateway.console.feed import BusSource
+from gpumand.gateway.console.feed import BusSource, plain
+from gpumand.gateway.console.limited_view import limited_history, limited_plan, names_in
+from gpumand.gateway.console.rights import require_use
+from gpumand.gateway.console.state_view import UNLIMITED
 from gpumand.gateway.refusals import refused
+from gpumand.gateway.requests import Client
+from gpumand.gateway.visibility import may_see
 
 MAX_QUESTIONS = 8
 MAX_VALUE = 256
+MAX_HISTORIES = 32
+"""Maximum number of consumers whose histories a client with a limited key gets in one answer."""
+
 DEFAULT_ENTRIES = 100
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -34,18 +42,25 @@ class Questions:
         self._source = source
         self._running = 0
 
-    async def history(self, query: Query) -> dict[str, Any]:
-        """Recorded events, newest first. Raises Refused."""
+    async def history(self, query: Query, client: Client = UNLIMITED) -> dict[str, Any]:
+        """Recorded events that the client may see, newest first. Raises Refused."""
         options = {"limit": ("u", DEFAULT_ENTRIES)} | _options(query, _HISTORY)
-        return {"entries": await self._ask(lambda calls: calls.history(options))}
+        if client.consumers is None:
+            return {"entries": await self._ask(lambda calls: calls.history(options))}
+        return {"entries": await self._ask(lambda calls: _own_history(calls, options, client))}
 
-    async def plan(self, query: Query) -> dict[str, Any]:
+    async def plan(self, query: Query, client: Client = UNLIMITED) -> dict[str, Any]:
         """What a request would do now, and why. Raises Refused."""
         rest = {name: value for name, value in query.items() if name != "consumer"}
         consumer, options = query.get("consumer", ""), _options(rest, _PLAN)
         if len(consumer) > MAX_VALUE or not consumer.isprintable():
             raise _invalid("consumer")
-        return {"plan": await self._ask(lambda calls: calls.plan(consumer, options))}
+        if client.consumers is None:
+            return {"plan": await self._ask(lambda calls: calls.plan(consumer, options))}
+        if not consumer:
+            raise refused(403, "consumer_not_allowed", "This API key may ask about its consumers only: set consumer.")
+        require_use(client, consumer)
+        return {"plan": await self._ask(lambda calls: _own_plan(calls, consumer, options, client))}
 
     async def _ask(self, question: Any) -> Any:
         if self._running >= MAX_QUESTIONS:
@@ -57,6 +72,27 @@ class Questions:
             raise refused_by(error) from None
         finally:
             self._running -= 1
+
+
+async def _own_history(calls: Any, options: dict[str, tuple[str, Any]], client: Client) -> list[dict[str, Any]]:
+    """The history of the consumers that a client may use. Raises Refused."""
+    limit = options["limit"][1]
+    names = names_in(plain(await calls.status()))
+    if "consumer" in options:
+        require_use(client, options["consumer"][1])
+        wanted = [options["consumer"][1]]
+    else:
+        wanted = [one for one in names if may_see(client, one)][:MAX_HISTORIES]
+    # The limit counts entries of all consumers, so each of them is asked for by itself.
+    answers = [plain(await calls.history(options | {"consumer": ("s", name)})) for name in wanted]
+    found = [entry for answer in answers for entry in answer]
+    found.sort(key=lambda one: one.get("at_usec", 0), reverse=True)
+    return limited_history(found[:limit], client, names)
+
+
+async def _own_plan(calls: Any, consumer: str, options: dict[str, tuple[str, Any]], client: Client) -> dict[str, Any]:
+    names = names_in(plain(await calls.status()))
+    return limited_plan(plain(await calls.plan(consumer, options)), client, names)
 
 
 def _options(query: Query, types: Mapping[str, str]) -> dict[str, tuple[str, Any]]:

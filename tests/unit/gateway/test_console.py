@@ -149,10 +149,10 @@ async def test_equal_states_are_sent_once() -> None:
     calls: list[str] = []
     streams = EventStreams(lambda: calls.append("first"), lambda: calls.append("last"))
     page = streams._join(Client("a"))
-    streams.publish({"a": 1})
-    streams.publish({"a": 1})
+    streams.publish(lambda _: {"a": 1})
+    streams.publish(lambda _: {"a": 1})
     assert await page.next() == event("state", {"a": 1})
-    streams.publish({"a": 2})
+    streams.publish(lambda _: {"a": 2})
     assert await page.next() == event("state", {"a": 2})
     streams._leave(page)
     assert calls == ["first", "last"]
