@@ -94,6 +94,7 @@ def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed)
         endpoint=consumer.spec.url,
         preset=consumer.spec.preset,
         fleet=consumer.spec.fleet,
+        priority=consumer.spec.priority,
         evict=tuple(map(str, consumer.spec.evict)),
         lazy=consumer.spec.lazy,
         used_mib_history=history,

@@ -284,6 +284,7 @@ def consumer_entry(consumer: ConsumerStatus) -> Entry:
         ("endpoint", "s", consumer.endpoint),
         ("preset", "s", consumer.preset or None),
         ("fleet", "s", consumer.fleet or None),
+        ("priority", "i", consumer.priority),
         ("evict", "as", consumer.evict),
         ("lazy", "b", consumer.lazy),
         ("busy", "b", consumer.busy),

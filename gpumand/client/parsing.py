@@ -148,6 +148,7 @@ def _consumer(fields: Fields) -> Consumer:
         fields.text("preset", ""),
         fields.text("container", ""),
         fields.text("fleet", ""),
+        fields.optional_number("priority"),
     )
 
 

@@ -110,6 +110,7 @@ class Consumer:
         preset: the preset of its configuration; "" without one.
         container: the name of its container in the configuration; "" without one.
         fleet: "unique" if only one host of a fleet may have it loaded; "" otherwise.
+        priority: priority of requests that name none; None = the daemon does not say it.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Consumer:
     preset: str = ""
     container: str = ""
     fleet: str = ""
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

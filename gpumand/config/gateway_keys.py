@@ -58,7 +58,7 @@ class GatewayKey:
 
     name: str
     sha256: str = field(repr=False)
-    priority: int = 0
+    priority: int | None = None
     consumers: frozenset[str] | None = None
     evict: bool = False
     interactive: bool = False
@@ -69,10 +69,10 @@ class KeyTable:
     """``[keys.NAME]``: a key of one or several clients."""
 
     sha256: str = key(Text("SHA-256 hash", _sha256), "SHA-256 hash of the key, in hexadecimal digits.")
-    priority: int = key(
+    priority: int | None = key(
         Integer(MIN_PRIORITY, MAX_PRIORITY),
-        "Priority of its requests. 0 uses the priority of the listener.",
-        default=0,
+        "Priority of its requests. By default that of the listener, and without one that of the consumer.",
+        default=None,
     )
     consumers: frozenset[str] | None = key(
         ListOf(Text("name of a consumer", _consumer), frozenset),
@@ -140,11 +140,11 @@ def is_key_name(name: str) -> bool:
 
 
 def key_table(
-    name: str, sha256: str, priority: int, consumers: Sequence[str], *, evict: bool, interactive: bool
+    name: str, sha256: str, priority: int | None, consumers: Sequence[str], *, evict: bool, interactive: bool
 ) -> str:
     """The table of a key as text."""
     lines = [f"[keys.{_quoted(name)}]", f'sha256 = "{sha256}"']
-    lines += [f"priority = {priority}"] if priority else []
+    lines += [f"priority = {priority}"] if priority is not None else []
     lines += [f"consumers = {json.dumps(list(consumers))}"] if consumers else []
     lines += [f"{word} = true" for word, has in (("evict", evict), ("interactive", interactive)) if has]
     return "\n".join(lines) + "\n"

@@ -10,6 +10,17 @@ from gpumand.domain.request import Request
 Rank = tuple[float, int]
 
 
+def virtual_arrival(arrived_at: float, priority: int, aging_sec: float) -> float:
+    """When a request counts as having arrived; earlier ones are served first.
+
+    Args:
+        arrived_at: seconds of any clock that all requests share, with the delay of ``fairness``.
+        priority: -100 to 100.
+        aging_sec: seconds of waiting that are worth 100 points.
+    """
+    return arrived_at - priority * aging_sec / 100.0
+
+
 class RequestQueue:
     """Waiting requests in the order in which they are served.
 
@@ -21,7 +32,7 @@ class RequestQueue:
     """
 
     def __init__(self, aging_sec: float) -> None:
-        self._sec_per_point = aging_sec / 100.0
+        self._aging_sec = aging_sec
         self._waiting: dict[int, tuple[Request, float]] = {}
         self._order: list[Rank] = []
 
@@ -58,9 +69,9 @@ class RequestQueue:
 
     def set_aging(self, aging_sec: float) -> None:
         """Change what a priority point is worth, for waiting requests too."""
-        self._sec_per_point = aging_sec / 100.0
+        self._aging_sec = aging_sec
         self._order = sorted(self._rank(number) for number in self._waiting)
 
     def _rank(self, number: int) -> Rank:
         request, delay_sec = self._waiting[number]
-        return request.arrived_at + delay_sec - request.priority * self._sec_per_point, number
+        return virtual_arrival(request.arrived_at + delay_sec, request.priority, self._aging_sec), number

@@ -149,6 +149,7 @@ class ConsumerStatus:
     used_mib_history: Series = ()
     container: str = ""
     fleet: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

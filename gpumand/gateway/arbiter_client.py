@@ -91,12 +91,12 @@ class BusArbiter:
         if self._client is not None:
             await self._client.close()
 
-    async def acquire(self, consumer: str, priority: int, reason: str) -> Grant:
+    async def acquire(self, consumer: str, priority: int | None, reason: str) -> Grant:
         """Acquire a lease, waiting without a limit; while gpumand is absent, wait for it. Raises GpumandError.
 
         Args:
             consumer: name of the consumer.
-            priority: -100 to 100; 0 = the consumer's own.
+            priority: -100 to 100; None = the consumer's own.
             reason: purpose of the lease, which every user of the host may read.
         """
         # The token makes a repeated call safe: if the answer was lost, it returns the same lease.
@@ -120,18 +120,20 @@ class BusArbiter:
         """Acquire a lease if that needs no wait, no load and no eviction. Raises GpumandError."""
         token = os.urandom(16).hex()
         try:
-            return await self._acquire(consumer, 0, reason, token, 0.0)
+            return await self._acquire(consumer, None, reason, token, 0.0)
         except asyncio.CancelledError:
             self._spawn(self._give_back(consumer, token))
             raise
 
-    async def _acquire(self, consumer: str, priority: int, reason: str, token: str, timeout_sec: float | None) -> Grant:
+    async def _acquire(
+        self, consumer: str, priority: int | None, reason: str, token: str, timeout_sec: float | None
+    ) -> Grant:
         return await Client(self._bus).acquire(
             consumer,
             lifetime="ttl",
             ttl_sec=self.ttl_sec,
             timeout_sec=timeout_sec,
-            priority=priority or None,
+            priority=priority,
             reason=reason,
             token=token,
         )

@@ -60,7 +60,7 @@ class ListenerSettings:
     listen: tuple[str, ...] = ()
     consumer: str = ""
     preset: str = ""
-    priority: int = 0
+    priority: int | None = None
     websocket: str = ""
     ws_idle_sec: float = 30.0
     allow: tuple[str, ...] = ()
@@ -96,9 +96,9 @@ class ListenerTable:
         "Preset whose routes apply. By default the preset of the consumer in gpumand's configuration.",
         default="",
     )
-    priority: int = key(
+    priority: int | None = key(
         Integer(MIN_PRIORITY, MAX_PRIORITY),
-        "Priority of the requests. 0 uses the priority of the consumer.",
+        "Priority of requests whose API key has none. By default that of the consumer.",
         default=_LISTENER.priority,
     )
     websocket: str = key(

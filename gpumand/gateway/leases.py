@@ -11,7 +11,7 @@ from typing import Protocol
 
 from gpumand.client.errors import CallerError, GpumandError, NoSuchLease
 from gpumand.client.values import Grant
-from gpumand.gateway.turns import Acquire, Cancel, Command, Demand, Phase, Release, Turns
+from gpumand.gateway.turns import Acquire, Cancel, Command, Demand, Merge, Phase, Release, Turns
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ MAX_WANTED = 1024
 class Arbiter(Protocol):
     """What the leases need of gpumand; ``arbiter_client`` implements it over D-Bus."""
 
-    async def acquire(self, consumer: str, priority: int, reason: str) -> Grant:
+    async def acquire(self, consumer: str, priority: int | None, reason: str) -> Grant:
         """Acquire a lease, waiting without a limit; cancelling withdraws the request. Raises GpumandError."""
 
     async def release(self, lease: str) -> None:
@@ -70,6 +70,10 @@ class Ticket:
         if self.ready.done() and not self.ready.cancelled():
             self.ready.exception()  # retrieved, so that asyncio does not report an error that no request waits for
         self._owner.leave(self, self._generation)
+
+    def move(self, generation: int) -> None:
+        """Another generation covers the request; internal."""
+        self._generation = generation
 
     def settle(self, grant: Grant | None, error: GpumandError | None) -> None:
         """Resolve ``ready``; internal."""
@@ -127,7 +131,7 @@ class ConsumerLeases:
         self._settings = settings
         self._turns.turn_sec, self._turns.linger_sec = settings.turn_sec, settings.linger_sec
 
-    def join(self, priority: int, reason: str) -> Ticket:
+    def join(self, priority: int | None, reason: str) -> Ticket:
         """Count a request; its ticket becomes ready when a lease covers it."""
         number, commands = self._turns.join(self._clock(), priority)
         lease = self._leases.setdefault(number, _Lease(reason))
@@ -196,9 +200,11 @@ class ConsumerLeases:
                     self._forget(number)
                 case Release(number):
                     self._start_release(number)
+                case Merge(number, into):
+                    self._merge(number, into)
         self._set_expiry()
 
-    async def _acquire(self, number: int, priority: int) -> None:
+    async def _acquire(self, number: int, priority: int | None) -> None:
         """Acquire the lease of a generation, and renew it until it ends."""
         lease = self._leases[number]
         try:
@@ -235,6 +241,14 @@ class ConsumerLeases:
             except GpumandError:
                 # gpumand is restarting, which does not end its leases.
                 pause_sec = RENEW_RETRY_SEC
+
+    def _merge(self, number: int, into: int) -> None:
+        """Move the requests of a generation into one that has its lease; the Acquire is withdrawn."""
+        source, target = self._leases[number], self._leases[into]
+        for ticket in source.tickets:
+            ticket.move(into)
+        target.tickets |= source.tickets
+        self._forget(number)
 
     def _start_release(self, number: int) -> None:
         task = asyncio.ensure_future(self._release(number))
@@ -285,7 +299,7 @@ class LeaseKeeper:
         self._waiting = 0
         self._wanted: dict[str, None] = {}
 
-    def join(self, consumer: str, priority: int, reason: str) -> Ticket:
+    def join(self, consumer: str, priority: int | None, reason: str) -> Ticket:
         """Count a request to a consumer; see ``ConsumerLeases.join``."""
         return self._leases_of(consumer).join(priority, reason)
 

@@ -140,7 +140,7 @@ class LookHandler:
 
     async def _page(self, exchange: Exchange) -> web.StreamResponse:
         service = exchange.service
-        wake = self._wakes.request(service.consumer, service.settings.priority, exchange.label)
+        wake = self._wakes.request(service.consumer, await self._parts.priority(exchange), exchange.label)
         waiting = await self._waiting(exchange.client, service.consumer, wake)
         return waiting_page(waiting, head_only=exchange.request.method == "HEAD")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,12 @@ from gpumand.gateway.upstream import Endpoint, Upstreams, endpoint_of
 from gpumand.gateway.visibility import IN_USE, refusal_for, text_for
 
 UNKNOWN_LOAD_SEC = 10.0
+
+PRIORITY_SEC = 10.0
+"""How old the known priority of a consumer may be."""
+
+STATUS_SEC = 0.5
+"""How long a request waits for the priority of its consumer."""
 
 
 @dataclass(slots=True)
@@ -53,10 +60,26 @@ class Parts:
         times = times_for(exchange.request.headers, HoldTimes(one.wait_sec, one.patience_sec, one.drip_sec))
         return Holder(exchange, times, lambda: self._reason(exchange))
 
-    def join(self, exchange: Exchange) -> Ticket:
+    async def join(self, exchange: Exchange) -> Ticket:
         """Count a request for its consumer's lease."""
-        priority = exchange.client.priority or exchange.service.settings.priority
+        priority = await self.priority(exchange)
         return self.leases.join(exchange.service.consumer, priority, exchange.label)
+
+    async def priority(self, exchange: Exchange) -> int | None:
+        """The priority of a request: that of its API key, else of its listener, else of its consumer.
+
+        None = that of the consumer, while gpumand does not say what that is; gpumand applies it then.
+        """
+        own = exchange.client.priority
+        own = exchange.service.settings.priority if own is None else own
+        if own is not None:
+            return own
+        # A client that waits gets signs of life, and one that waits for a status would get none.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_SEC):
+                found = await self.status.consumer(exchange.service.consumer, PRIORITY_SEC)
+                return found.priority if found else None
+        return None
 
     async def granted(self, exchange: Exchange, ticket: Ticket, holder: Holder) -> Endpoint:
         """Wait for the lease of a request; returns where its consumer is. Raises Refused."""
@@ -73,7 +96,8 @@ class Parts:
         """Wait until the consumer of a request has a slot for it. Raises Refused."""
         settings = exchange.service.settings
         limits = SlotLimits(settings.slots, min(settings.reserved_slots, settings.slots))
-        slot = self.slots.request(exchange.service.consumer, limits, exchange.client)
+        priority = await self.priority(exchange) if limits.total else 0
+        slot = self.slots.request(exchange.service.consumer, limits, exchange.client, priority or 0)
         try:
             if not slot.ready.done():
                 await self._wait(exchange, slot.ready, holder)

@@ -27,7 +27,7 @@ class Client:
 
     Attributes:
         name: name of its key or user, else its address.
-        priority: priority of its requests, -100 to 100; 0 = the consumer's own.
+        priority: priority of its requests, -100 to 100; None = that of the listener or the consumer.
         is_local: whether other clients may share its name, because all programs of this host have it.
         consumers: the consumers that it may use; None = all.
         is_interactive: whether it may use the slots that are reserved for interactive keys.
@@ -36,7 +36,7 @@ class Client:
     """
 
     name: str
-    priority: int = 0
+    priority: int | None = None
     is_local: bool = False
     consumers: frozenset[str] | None = None
     may_evict: bool = False

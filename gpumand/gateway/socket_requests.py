@@ -94,7 +94,7 @@ class SocketLease:
 
     async def acquire(self) -> Endpoint:
         """Acquire the lease for the handshake. Raises Refused."""
-        self._ticket = self._parts.join(self._exchange)
+        self._ticket = await self._parts.join(self._exchange)
         endpoint = await self._parts.granted(self._exchange, self._ticket, self._parts.holder(self._exchange))
         self._start()
         return endpoint

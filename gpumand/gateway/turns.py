@@ -40,10 +40,13 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """Request a lease for a generation, with the highest priority of the requests in it."""
+    """Request a lease for a generation, with the highest priority of the requests in it.
+
+    A priority of None is the consumer's own, while gpumand has not said what that is.
+    """
 
     generation: int
-    priority: int
+    priority: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,21 @@ class Release:
     generation: int
 
 
-Command = Acquire | Cancel | Release
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Move the requests of a generation that waits into one whose lease was granted, and withdraw its Acquire."""
+
+    generation: int
+    into: int
+
+
+Command = Acquire | Cancel | Release | Merge
 
 
 @dataclass(slots=True)
 class _Generation:
     number: int
-    priority: int
+    priority: int | None
     phase: Phase
     members: int = 0
     granted_at: float = 0.0
@@ -97,19 +108,19 @@ class Turns:
         found = self._generations.get(generation)
         return found.phase if found else None
 
-    def join(self, now: float, priority: int) -> tuple[int, list[Command]]:
+    def join(self, now: float, priority: int | None) -> tuple[int, list[Command]]:
         """Add a request to a generation that takes it, else to a new one; returns its number.
 
         Args:
             now: monotonic seconds.
-            priority: -100 to 100; 0 = the consumer's own.
+            priority: -100 to 100; None = the consumer's own, which may be higher or lower than any other.
         """
         found = self._joinable(now, priority)
         if found is not None:
             found.members += 1
             found.lingers_until = None
             if found.phase is Phase.HELD_BACK:
-                found.priority = max(found.priority, priority)
+                found.priority = max((one for one in (priority, found.priority) if one is not None), default=None)
             return found.number, []
         self._last += 1
         is_held_back = self._demand is Demand.WANTED and self._has_lease()
@@ -129,12 +140,24 @@ class Turns:
         return self._last
 
     def granted(self, now: float, generation: int) -> list[Command]:
-        """The lease of a generation was granted."""
+        """The lease of a generation was granted.
+
+        Requests of other priorities that wait for a lease of their own share it, as new requests do in this moment.
+        """
         found = self._generations.get(generation)
         if found is None:
             return []
         found.phase, found.granted_at = Phase.GRANTED, now
-        return [] if found.members else self._empty(now, found)
+        merged: list[Command] = [self._merge(one, found) for one in self._acquiring()]
+        return merged if found.members else self._empty(now, found)
+
+    def _acquiring(self) -> list[_Generation]:
+        return [one for one in self._generations.values() if one.phase is Phase.ACQUIRING]
+
+    def _merge(self, one: _Generation, into: _Generation) -> Merge:
+        into.members += one.members
+        del self._generations[one.number]
+        return Merge(one.number, into.number)
 
     def leave(self, now: float, generation: int) -> list[Command]:
         """A request has ended, or does not wait any more."""
@@ -190,17 +213,16 @@ class Turns:
                 commands += [Cancel(one.number)] if one.phase is Phase.ACQUIRING else []
         return commands
 
-    def _joinable(self, now: float, priority: int) -> _Generation | None:
+    def _joinable(self, now: float, priority: int | None) -> _Generation | None:
         """The generation that serves a new request first."""
         newest_first = sorted(self._generations.values(), key=lambda one: (one.phase is not Phase.GRANTED, -one.number))
         return next((one for one in newest_first if self._takes(one, now, priority)), None)
 
-    def _takes(self, one: _Generation, now: float, priority: int) -> bool:
+    def _takes(self, one: _Generation, now: float, priority: int | None) -> bool:
         if one.phase is Phase.GRANTED:
             return self._demand is Demand.NONE or now - one.granted_at < self.turn_sec
-        # 0 stands for the consumer's own priority, which only gpumand knows and which may be higher or lower.
-        if bool(priority) != bool(one.priority):
-            return False
+        if priority is None or one.priority is None:
+            return priority is one.priority and one.phase in (Phase.HELD_BACK, Phase.ACQUIRING)
         # A request with a higher priority than a waiting Acquire needs one of its own.
         return one.phase is Phase.HELD_BACK or (one.phase is Phase.ACQUIRING and priority <= one.priority)
 

@@ -31,7 +31,7 @@ class UniqueGuard:
         self._arbiter, self._fleet, self._status = arbiter, fleet, status
         self._returns: set[asyncio.Task[None]] = set()
 
-    async def acquire(self, consumer: str, priority: int, reason: str) -> Grant:
+    async def acquire(self, consumer: str, priority: int | None, reason: str) -> Grant:
         """See Arbiter; a unique consumer is claimed before. Raises GpumandError, Busy if another host has it."""
         if not self._fleet.is_enabled or not await self._is_unique(consumer):
             return await self._arbiter.acquire(consumer, priority, reason)

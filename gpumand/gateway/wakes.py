@@ -40,7 +40,7 @@ class Wakes:
         self._wakes: dict[str, Wake] = {}
         self._clock = asyncio.get_running_loop().time
 
-    def request(self, consumer: str, priority: int, reason: str) -> Wake:
+    def request(self, consumer: str, priority: int | None, reason: str) -> Wake:
         """Load a consumer, unless that is under way or failed a moment ago."""
         wake = self._wakes.get(consumer)
         if wake is None:

@@ -64,7 +64,7 @@ class WorkHandler:
             slot.leave()
 
     async def _in_slot(self, exchange: Exchange, body: bytes | None, holder: Holder) -> web.StreamResponse:
-        ticket = self._parts.join(exchange)
+        ticket = await self._parts.join(exchange)
         endpoint: Endpoint | None = None
         try:
             endpoint = await self._parts.granted(exchange, ticket, holder)

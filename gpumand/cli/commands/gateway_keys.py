@@ -46,7 +46,9 @@ def key() -> None:
 
 @key.command("add", cls=Command)
 @click.argument("name")
-@click.option("--priority", type=click.IntRange(-100, 100), default=0, help="Priority of its requests. Default: 0.")
+@click.option(
+    "--priority", type=click.IntRange(-100, 100), help="Priority of its requests. Default: that of the listener."
+)
 @click.option("--consumer", "consumers", multiple=True, metavar="NAME", help="Consumer that it may use. Default: all.")
 @click.option("--interactive", is_flag=True, help="It may use the slots that are reserved for interactive keys.")
 @click.option("--evict", is_flag=True, help="It may load, evict and pin consumers, and cancel requests of others.")
@@ -55,7 +57,7 @@ def key() -> None:
 def add(
     ctx: click.Context,
     name: str,
-    priority: int,
+    priority: int | None,
     consumers: tuple[str, ...],
     interactive: bool,
     evict: bool,
@@ -145,4 +147,5 @@ def _fields(one: GatewayKey) -> dict[str, Any]:
 def _line(one: GatewayKey) -> str:
     consumers = "all consumers" if one.consumers is None else ", ".join(sorted(one.consumers)) or "no consumer"
     rights = [word for word, has in (("interactive", one.interactive), ("evict", one.evict)) if has]
-    return "  ".join([one.name, f"priority {one.priority}", consumers, *rights])
+    priority = "priority of the listener" if one.priority is None else f"priority {one.priority}"
+    return "  ".join([one.name, priority, consumers, *rights])

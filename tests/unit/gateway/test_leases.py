@@ -77,6 +77,27 @@ async def test_requests_share_one_lease_which_ends_with_the_last_of_them() -> No
     assert arbiter.calls == ["acquire llm 0 request 0"]
 
 
+async def test_requests_of_several_priorities_share_the_first_grant_and_the_others_are_withdrawn() -> None:
+    arbiter = FakeArbiter()
+    leases = keeper(arbiter)
+    batch, chat = leases.join("llm", -20, "batch"), leases.join("llm", 10, "chat")
+    await settle()
+    arbiter.waiting.reverse()
+    arbiter.grant()
+    await settle()
+
+    assert batch.ready.result().id == chat.ready.result().id == "l1"
+    assert arbiter.calls == ["acquire llm -20 batch", "acquire llm 10 chat", "withdraw llm"]
+    chat.leave()
+    await settle()
+    assert "release l1" not in arbiter.calls
+    batch.leave()
+    await settle()
+    assert arbiter.calls[-1] == "release l1"
+    assert leases.waiting("llm") == 0
+    await leases.close()
+
+
 async def test_failed_acquire_fails_all_who_joined_each_with_its_own_error() -> None:
     arbiter = FakeArbiter()
     leases = keeper(arbiter)

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 
 from gpumand.gateway.requests import Client
-from gpumand.gateway.slots import Slot, SlotKeeper, SlotLimits, SlotQueue
+from gpumand.gateway.slots import AGING_SEC, Slot, SlotKeeper, SlotLimits, SlotQueue
 
 A, B = Client("a"), Client("b")
 CHAT = Client("chat", is_interactive=True)
 URGENT = Client("urgent", priority=10)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def going(*slots: Slot) -> list[bool]:
@@ -56,11 +66,75 @@ async def test_clients_take_turns_with_a_single_slot() -> None:
 
 async def test_higher_priority_is_first() -> None:
     queue = SlotQueue(SlotLimits(1))
-    first, second, urgent = queue.request(A), queue.request(B), queue.request(URGENT)
+    first, second, urgent = queue.request(A), queue.request(B), queue.request(URGENT, 10)
 
     first.leave()
 
     assert going(second, urgent) == [False, True]
+
+
+@pytest.mark.parametrize("work_sec", [0.2, 3.0, 60.0])
+async def test_low_priority_is_served_beside_an_endless_stream_of_high_ones(work_sec: float) -> None:
+    clock = Clock()
+    queue = SlotQueue(SlotLimits(1), clock)
+    running = queue.request(CHAT, 100)
+    batch = queue.request(A, -100)
+    stream = [queue.request(B, 100)]
+    began_at = clock.now
+    while not going(batch)[0]:
+        # Whenever a request of the stream ends, another person has sent the next one already.
+        stream.append(queue.request(Client(f"person {clock.now}"), 100))
+        clock.now += work_sec
+        running.leave()
+        running = next((one for one in stream if going(one)[0]), batch)
+        stream = [one for one in stream if one is not running]
+        assert clock.now - began_at < 2 * AGING_SEC + 3 * work_sec
+
+    # Twice the aging time is the range of priorities, as in gpumand's own queue.
+    assert clock.now - began_at >= 2 * AGING_SEC
+
+
+async def test_waiting_counts_as_priority_by_the_rule_of_gpumand_s_queue() -> None:
+    clock = Clock()
+    queue = SlotQueue(SlotLimits(1), clock)
+    first = queue.request(CHAT)
+    batch = queue.request(A, 0)
+    clock.now += 0.1 * AGING_SEC - 1
+    early = queue.request(B, 10)
+    clock.now += 2
+    late = queue.request(Client("c"), 10)
+
+    for done in (first, early, batch):
+        assert going(late) == [False]
+        done.leave()
+
+    assert going(late) == [True]
+
+
+async def test_client_that_leaves_the_queue_again_and_again_is_not_charged_for_it() -> None:
+    queue = SlotQueue(SlotLimits(1), Clock())
+    first = queue.request(CHAT)
+    for _ in range(50):
+        queue.request(A).leave()
+    patient = queue.request(A)
+    other = queue.request(B)
+
+    first.leave()
+
+    assert going(patient, other) == [True, False]
+
+
+async def test_burst_of_one_client_delays_another_by_one_request_only() -> None:
+    clock = Clock()
+    queue = SlotQueue(SlotLimits(1), clock)
+    burst = [queue.request(A) for _ in range(50)]
+    clock.now += 5
+    other = queue.request(B)
+
+    clock.now += 5
+    burst[0].leave()
+
+    assert going(other) == [True]
 
 
 async def test_reserved_slots_are_for_interactive_clients() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumand.gateway.turns import Acquire, Cancel, Demand, Phase, Release, Turns
+from gpumand.gateway.turns import Acquire, Cancel, Demand, Merge, Phase, Release, Turns
 
 
 def granted_turns(members: int = 1, **times: float) -> Turns:
@@ -164,23 +164,23 @@ def test_end_of_the_process_releases_and_cancels_everything() -> None:
     assert turns.release_all() == []
 
 
-def test_consumers_own_priority_is_compared_with_no_number() -> None:
+def test_consumers_own_priority_is_compared_with_no_number_while_it_is_unknown() -> None:
     turns = Turns(2.0, 5.0)
     turns.join(0.0, 20)
 
-    assert turns.join(0.0, 0) == (2, [Acquire(2, 0)]), "the own priority may be higher than 20"
+    assert turns.join(0.0, None) == (2, [Acquire(2, None)]), "the own priority may be higher than 20"
     assert turns.join(0.0, -5) == (1, [])
-    assert turns.join(0.0, 0) == (2, [])
+    assert turns.join(0.0, None) == (2, [])
 
 
 def test_held_back_acquire_does_not_lose_the_consumers_own_priority() -> None:
     turns = granted_turns()
     turns.set_demand(9.0, Demand.WANTED)
-    assert turns.join(9.0, 0) == (2, [])
+    assert turns.join(9.0, None) == (2, [])
 
     assert turns.join(9.0, -5) == (3, [])
     assert turns.leave(9.0, 1) == [Release(1)]
-    assert turns.released(1) == [Acquire(2, 0), Acquire(3, -5)]
+    assert turns.released(1) == [Acquire(2, None), Acquire(3, -5)]
 
 
 def test_adopted_lease_is_joined_like_one_that_was_granted_now() -> None:
@@ -200,3 +200,32 @@ def test_end_of_the_process_leaves_leases_that_the_next_one_takes_over() -> None
 
     assert turns.release_all({kept}) == [Release(other)]
     assert turns.phase(kept) is Phase.GRANTED
+
+
+def test_zero_is_a_priority_like_any_other() -> None:
+    turns = Turns(2.0, 5.0)
+    assert turns.join(0.0, -5) == (1, [Acquire(1, -5)])
+    assert turns.join(0.0, 0) == (2, [Acquire(2, 0)])
+    assert turns.join(0.0, -1) == (2, [])
+
+
+def test_requests_of_all_priorities_share_the_first_lease_that_is_granted() -> None:
+    turns = Turns(2.0, 5.0)
+    for priority in (-5, 0, 20):
+        turns.join(0.0, priority)
+
+    assert turns.granted(1.0, 3) == [Merge(1, 3), Merge(2, 3)]
+    assert turns.granted(1.0, 1) == [], "its Acquire was withdrawn"
+    assert [turns.leave(2.0, 3) for _ in range(2)] == [[], []]
+    turns.set_demand(2.0, Demand.WAITING)
+    assert turns.leave(2.0, 3) == [Release(3)]
+
+
+def test_requests_that_are_held_back_do_not_share_a_lease_whose_turn_is_over() -> None:
+    turns = granted_turns()
+    turns.set_demand(9.0, Demand.WANTED)
+    turns.join(9.0, 0)
+
+    assert turns.phase(2) is Phase.HELD_BACK
+    assert turns.granted(9.0, 1) == []
+    assert turns.phase(2) is Phase.HELD_BACK
