@@ -76,9 +76,7 @@ async def _has_queue(made: Front) -> bool:
     return bool(await queued(made))
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "grants"), [("concurrent_leases = 0", {1, 2, 3}), ("concurrent_leases = 1", {1})]
-)
+@pytest.mark.parametrize(("at_a_time", "grants"), [(0, {1, 2, 3}), (1, {1})])
 async def test_requests_of_several_priorities_wait_at_their_places_and_share_the_first_lease(
     tmp_path: Path, at_a_time: int, grants: set[int]
 ) -> None:

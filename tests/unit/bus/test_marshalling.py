@@ -184,6 +184,7 @@ def test_consumer_lease_queue_and_stats_have_the_documented_keys() -> None:
         "doing": "s",
         "since_usec": "t",
         "endpoint": "s",
+        "priority": "i",
         "evict": "as",
         "lazy": "b",
     }

@@ -37,7 +37,7 @@ class Records:
     def holder(self, exchange: Exchange) -> Records:
         return self
 
-    def join(self, exchange: Exchange) -> Records:
+    async def join(self, exchange: Exchange) -> Records:
         return self
 
     async def slot(self, exchange: Exchange, holder: object) -> Any:
@@ -56,6 +56,7 @@ class Records:
         (UpstreamDown(), ["left"]),
         (refused(408, "slow_body", "The client has sent nothing."), ["left"]),
         (NotDelivered(Refusal(502, "bad_gateway", "The TLS handshake failed.")), ["left"]),
+        (refused(400, "invalid_body", "The body ended early."), ["left"]),
         (refused(502, "bad_gateway", "The service closed the connection without an answer."), ["held"]),
         (asyncio.CancelledError(), ["held"]),
     ],
