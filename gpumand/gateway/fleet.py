@@ -203,7 +203,7 @@ class Fleet:
 
     async def _read_hosts(self) -> None:
         try:
-            self._hosts, self._absence = await self._call("GET", "/v1/hosts", None), ""
+            self._hosts, self._absence = _without_leases(await self._call("GET", "/v1/hosts", None)), ""
         except _ERRORS as error:
             reason = "it is not running" if isinstance(error, UpstreamDown) else str(error) or "no answer in time"
             self._hosts, self._absence = {}, f"gpumand-fleet does not answer: {reason}"
@@ -263,6 +263,13 @@ class Fleet:
         if not isinstance(found, dict):
             raise ValueError(f"status {answer.status}: {bytes(content[:200])!r}")
         return answer.status, found
+
+
+def _without_leases(document: Document) -> Document:
+    """The hosts without their leases: these have owners and reasons, which clients of the gateway need not see."""
+    hosts = document.get("hosts")
+    shown = [one for one in hosts if isinstance(one, dict)] if isinstance(hosts, list) else []
+    return document | {"hosts": [{key: value for key, value in one.items() if key != "leases"} for one in shown]}
 
 
 def _claim_error(answer: Document) -> GpumandError:

@@ -13,11 +13,11 @@ import pytest
 
 from tests.e2e.container import REPOSITORY
 from tests.e2e.debfile import built
-from tests.e2e.host import DAEMON, Host
+from tests.e2e.host import DAEMON, Host, holding
 from tests.e2e.machine import Machine
 
 FLEET, ETCD = "gpumand-fleet.service", "etcd.service"
-USER = "_gpumand-fleet"
+USER, MEMBER = "_gpumand-fleet", "e2e-fleet-member"
 CONFIG = "/etc/gpumand/fleet.toml"
 MOST_EXPOSED = 1.5
 PROCESS = {"CapInh": 0, "CapPrm": 0, "CapEff": 0, "CapBnd": 0, "CapAmb": 0, "NoNewPrivs": 1, "Seccomp": 2}
@@ -145,16 +145,42 @@ def test_service_is_a_user_of_its_own_that_cannot_read_the_keys_of_root(running:
         assert machine.run(["cat", path], user=USER, check=False).returncode != 0, path
 
 
-def test_user_of_the_service_may_acquire_and_evict_and_nothing_else(running: Host) -> None:
-    client = running.client
-    (lease, _) = client.call("Acquire", "sa{sv}", "llm", "0", user=USER)
-    client.call("Release", "s", lease, user=USER)
-    client.call("Evict", "sa{sv}", "llm", "0", user=USER)
-    assert client.consumer("llm")["residency"] == "unloaded"
-    refused = {"Pin": ("'llm'",), "Reload": (), "ReleaseGpu": ("{}",)}
-    for method, arguments in refused.items():
+@pytest.fixture
+def licensed(running: Host) -> Iterator[Host]:
+    """The fleet with a unique consumer, and a user in the group of gpumand."""
+    running.unit("licensed", holding("licensed", 3000))
+    running.consumer("licensed", 3000, 'fleet = "unique"')
+    running.machine.run(["gpumanctl", "reload"])
+    running.machine.run(["useradd", "--no-create-home", "--groups=gpumand", MEMBER])
+    yield running
+    running.machine.run(["userdel", MEMBER])
+
+
+def test_user_of_the_service_may_acquire_and_evict_unique_consumers_without_force_and_nothing_else(
+    licensed: Host,
+) -> None:
+    client = licensed.client
+    for consumer in ("llm", "licensed"):
+        (lease, _) = client.call("Acquire", "sa{sv}", consumer, "0", user=USER)
+        client.call("Release", "s", lease, user=USER)
+    refused = {"Pin": ("'llm'",), "Reload": (), "ReleaseGpu": ("{}",), "Evict": ("'llm'", "{}")}
+    refusals = [*refused.items(), ("Evict", ("'licensed'", "{'force': <true>}"))]
+    for method, arguments in refusals:
         error, _ = client.refusal(method, *arguments, user=USER)
-        assert error.endswith(("AccessDenied", "InteractiveAuthorizationRequired")), method
+        assert error.endswith(("AccessDenied", "InteractiveAuthorizationRequired")), (method, arguments)
+    client.call("Evict", "sa{sv}", "licensed", "0", user=USER)
+    assert client.consumer("licensed")["residency"] == "unloaded"
+
+
+def test_member_of_the_group_gets_a_unique_consumer_through_the_fleet_only(licensed: Host) -> None:
+    machine = licensed.machine
+    error, message = licensed.client.refusal("Acquire", "'licensed'", "{}", user=MEMBER)
+    assert error.endswith("InteractiveAuthorizationRequired"), error
+    assert "gpumanctl --fleet acquire licensed" in message
+    (lease, _) = licensed.client.call("Acquire", "sa{sv}", "llm", "0", user=MEMBER)
+    licensed.client.call("Release", "s", lease, user=MEMBER)
+    said = machine.run([*CTL, "run", "licensed", "--", "echo", "served"], user=MEMBER, timeout=60)
+    assert said.stdout.strip() == "served"
 
 
 def test_invalid_configuration_is_reported_and_not_tried_again(running: Host) -> None:

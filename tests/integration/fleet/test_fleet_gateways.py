@@ -152,3 +152,4 @@ async def test_the_page_gets_all_hosts(pair: Pair) -> None:
 
     assert {one["row"]["name"] for one in document["fleet"]["hosts"]} == {"gpu1", "gpu2"}
     assert document["fleet"]["absence"] == ""
+    assert not any("leases" in one for one in document["fleet"]["hosts"]), "owners and reasons are for gpumanctl"
