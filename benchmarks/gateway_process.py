@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from gpumand.bus.dbus_fast_import import import_dbus_fast
 from gpumand.http.aiohttp_import import import_aiohttp
 from gpumand.log.logging_setup import setup_logging
 
@@ -12,6 +13,7 @@ from gpumand.log.logging_setup import setup_logging
 def main() -> None:
     """Serve until SIGTERM."""
     import_aiohttp()
+    import_dbus_fast()
     from gpumand.gateway import service
 
     setup_logging("info")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gpumand.bus.dbus_fast_import import import_dbus_fast
 from gpumand.daemon.options import Options
 from gpumand.log.logging_setup import setup_logging
 
@@ -37,6 +38,7 @@ def main() -> None:
     given = dict(zip(sys.argv[GPUMAND_ARGUMENTS::2], sys.argv[GPUMAND_ARGUMENTS + 1 :: 2], strict=True))
     options = Options(Path(given["--config"]), given["--bus-address"], Path(given["--state-dir"]))
     setup_logging("info")
+    import_dbus_fast()
     daemon: Any = importlib.import_module("gpumand.daemon.daemon")
     daemon.parse_arguments = lambda _: options
     try:

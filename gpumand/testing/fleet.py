@@ -112,6 +112,8 @@ def _program(config: FleetConfig) -> str:
         "from pathlib import PosixPath\n"
         "from gpumand.http.aiohttp_import import import_aiohttp\n"
         "import_aiohttp()\n"
+        "from gpumand.bus.dbus_fast_import import import_dbus_fast\n"
+        "import_dbus_fast()\n"
         "from gpumand.fleet.process import run\n"
         "from gpumand.fleet.settings import EtcdConfig, FleetConfig, TlsFiles\n"
         "from gpumand.log.logging_setup import setup_logging\n"

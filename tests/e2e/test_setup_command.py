@@ -28,7 +28,7 @@ DROP_IN = "/etc/gpumand/conf.d/e2e.toml"
 VRAM_DIR = "/run/gpumand-simulated"
 PROGRAM = "#!{venv}/bin/python -I\nimport sys\nfrom {module} import main\nsys.exit(main())\n"
 PROGRAMS = {
-    "gpumand": "gpumand.daemon.daemon",
+    "gpumand": "gpumand.__main__",
     "gpumanctl": "gpumand.cli",
     "gpumand-gateway": "gpumand.gateway.service",
 }

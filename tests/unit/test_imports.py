@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,31 @@ NOT_IMPORTED = [
     (FLEET, (*APPLICATIONS, *RARE, *CONSUMERS, "gpumand.domain.consumer", "gpumand.domain.learning", "cryptography")),
     (DAEMON, ("attr", "attrs", "aiohttp", "h11", "yarl", "multidict", *RARE, "pynvml", "ctypes")),
 ]
+
+
+DBUS_FAST_1_84 = """
+try:
+    import gi
+    has_glib = True
+except ImportError:
+    has_glib = False
+"""
+WITHOUT_GLIB = """
+from gpumand.bus.dbus_fast_import import import_dbus_fast
+import_dbus_fast()
+import dbus_fast, gi
+print(dbus_fast.has_glib)
+"""
+
+
+def test_dbus_fast_is_imported_without_glib_which_others_can_still_import(tmp_path: Path) -> None:
+    for name, text in (("dbus_fast", DBUS_FAST_1_84), ("gi", "")):
+        (tmp_path / f"{name}.py").write_text(text)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    command = [sys.executable, "-c", WITHOUT_GLIB]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env={"PYTHONPATH": path})
+
+    assert done.stdout.split() == ["False"]
 
 
 @pytest.mark.parametrize(("program", "modules"), NOT_IMPORTED)
