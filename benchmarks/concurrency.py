@@ -1,11 +1,16 @@
-"""Acquire and Release of a resident consumer while 500 requests wait for another consumer, and their memory."""
+"""Acquire and Release of a resident consumer while 500 requests wait for other consumers, and their memory.
+
+Two daemons are measured in alternating rounds, one with an empty queue and one with the waiting requests, so that other
+work on the host slows both down alike.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dbus_fast import Variant
@@ -22,61 +27,96 @@ from benchmarks.environment import (
     unwrap,
 )
 from benchmarks.idle import resident_mib
-from benchmarks.table import Row, percentile
+from benchmarks.table import Row, median, percentile
 from gpumand.testing.consumer_process import consumer_process
 
 WAITING = 500
 CONNECTIONS = 20
-CALLS = 400
+CALLS, ROUNDS = 100, 12
 SETTLE_SEC, POLL_SEC = 60.0, 0.2
 WAIT_USEC = 600_000_000
 GOAL_RATIO, GOAL_FILL_MSEC = 2.0, 300.0
 HELD_MIB, WANTED_MIB = 14000, 9400
+ROUTES = 'url = "http://127.0.0.1:1"\nload = { path = "/load" }\nunload = { path = "/unload" }\n'
 SCHEDULERS = ("lru", "adaptive")
+WANTED = {"alike": ("wanted",), "mixed": tuple(f"wanted{number}" for number in range(10))}
+"""The consumers for which requests wait: one, all with the same priority, or ten, with different priorities.
+
+Ten would not fit together, so that a request for the resident consumer is served before them by its priority only.
+"""
+
+PRIORITY = {"alike": 0, "mixed": 100}
+
+
+@dataclass(slots=True)
+class Leases:
+    """Leases of the resident consumer, measured in rounds.
+
+    Attributes:
+        seconds: how long each Acquire took.
+        cpu_msec: CPU of the daemon for an Acquire with its Release, by round.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_msec: list[float] = field(default_factory=list)
 
 
 async def measure(folder: Path) -> list[Row]:
-    """Rows for each policy."""
-    return [row for policy in SCHEDULERS for row in await _measure(folder, policy)]
+    """Rows for each policy and kind of queue."""
+    rows: list[Row] = []
+    for policy in SCHEDULERS:
+        for kind in WANTED:
+            (where := folder / policy / kind).mkdir(parents=True)
+            rows += await _measure(where, policy, kind)
+    return rows
 
 
-async def _measure(folder: Path, policy: str) -> list[Row]:
+async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
     async with contextlib.AsyncExitStack() as stack:
-        where = announcement_folder(folder)
-        tts = await stack.enter_async_context(consumer_process("tts", 1024, where, "--loaded-at-start"))
-        held = await stack.enter_async_context(consumer_process("held", HELD_MIB, where))
-        wanted = await stack.enter_async_context(consumer_process("wanted", WANTED_MIB, where))
-        # tts is pinned, and all three fit but for the cushion: the waiting requests do not need its VRAM, so that
-        # requests for it may be served before them.
-        tables = (
-            consumer_table(tts, 1024)
-            + "pinned = true\n"
-            + consumer_table(held, HELD_MIB)
-            + consumer_table(wanted, WANTED_MIB)
-        )
+        empty, crowded = [
+            await stack.enter_async_context(_daemon(folder / name, policy, kind)) for name in ("empty", "crowded")
+        ]
+        before_msec, before_mib = cpu_msec(crowded.pid), resident_mib(crowded.pid)
+        await stack.enter_async_context(_waiting_requests(crowded, WANTED[kind]))
+        fill_msec = cpu_msec(crowded.pid) - before_msec
+        leases = {empty.pid: Leases(), crowded.pid: Leases()}
+        for round_ in range(ROUNDS + 1):
+            for running in (empty, crowded):
+                await _measure_leases(running, kind, leases[running.pid] if round_ else Leases())  # the first warms up
+        grown_mib = resident_mib(crowded.pid) - before_mib
+    title = f"{policy}, {kind}"
+    rows = _rows(title, leases[empty.pid].seconds, leases[crowded.pid].seconds, grown_mib)
+    return [*rows, *_cpu_rows(title, leases[empty.pid].cpu_msec, leases[crowded.pid].cpu_msec, fill_msec)]
+
+
+@contextlib.asynccontextmanager
+async def _daemon(folder: Path, policy: str, kind: str) -> AsyncIterator[RunningDaemon]:
+    folder.mkdir()  # noqa: ASYNC240  # in memory
+    where = announcement_folder(folder)
+    async with (
+        consumer_process("tts", 1024, where, "--loaded-at-start") as tts,
+        consumer_process("held", HELD_MIB, where) as held,
+    ):
+        # tts is pinned, and all fit but for the cushion: the waiting requests do not need its VRAM, so that requests
+        # for it may be served before them.
+        tables = consumer_table(tts, 1024) + "pinned = true\n" + consumer_table(held, HELD_MIB)
+        tables += "".join(f"[consumers.{name}]\nvram_resident_mib = {WANTED_MIB}\n{ROUTES}" for name in WANTED[kind])
         lines = f'concurrent_leases = 0\npolicy = "{policy}"'
-        running = await stack.enter_async_context(running_daemon(folder, tables, lines))
-        await running.client.acquire("held", timeout_usec=Variant("t", WAIT_USEC))
-        await _acquire_seconds(running.client)
-        idle_sec, idle_msec, idle_mib = await _measure_leases(running)
-        before_msec = cpu_msec(running.pid)
-        async with _waiting_requests(running):
-            fill_msec = cpu_msec(running.pid) - before_msec
-            await _acquire_seconds(running.client)
-            crowded_sec, crowded_msec, crowded_mib = await _measure_leases(running)
-    rows = _rows(policy, idle_sec, crowded_sec, crowded_mib - idle_mib)
-    return [*rows, *_cpu_rows(policy, idle_msec, crowded_msec, fill_msec)]
+        async with running_daemon(folder, tables, lines) as running:
+            await running.client.acquire("held", timeout_usec=Variant("t", WAIT_USEC))
+            yield running
 
 
-async def _measure_leases(running: RunningDaemon) -> tuple[list[float], float, float]:
-    """Seconds of each Acquire, milliseconds of the daemon's CPU for each with its Release, and the daemon's MiB."""
+async def _measure_leases(running: RunningDaemon, kind: str, leases: Leases) -> None:
     before = cpu_msec(running.pid)
-    took = await _acquire_seconds(running.client)
-    return took, (cpu_msec(running.pid) - before) / len(took), resident_mib(running.pid)
+    took = await _acquire_seconds(running.client, PRIORITY[kind])
+    leases.seconds += took
+    leases.cpu_msec.append((cpu_msec(running.pid) - before) / len(took))
 
 
-def _cpu_rows(policy: str, idle_msec: float, crowded_msec: float, fill_msec: float) -> list[Row]:
-    ratio = crowded_msec / idle_msec
+def _cpu_rows(policy: str, empty: list[float], crowded: list[float], fill_msec: float) -> list[Row]:
+    idle_msec, crowded_msec = median(empty), median(crowded)
+    ratio = median([more / less for less, more in zip(empty, crowded, strict=True)])
     return [
         Row(
             f"Acquire + Release, resident, {WAITING} waiting ({policy}), CPU",
@@ -96,11 +136,12 @@ def _cpu_rows(policy: str, idle_msec: float, crowded_msec: float, fill_msec: flo
 
 
 @contextlib.asynccontextmanager
-async def _waiting_requests(running: RunningDaemon) -> AsyncIterator[None]:
+async def _waiting_requests(running: RunningDaemon, names: Sequence[str]) -> AsyncIterator[None]:
     """Keep ``WAITING`` requests in the queue."""
     buses = [await MessageBus(bus_address=running.address).connect() for _ in range(CONNECTIONS)]
     waiting = [
-        asyncio.create_task(_acquire_and_wait(Client(bus))) for bus in buses for _ in range(WAITING // CONNECTIONS)
+        asyncio.create_task(_acquire_and_wait(Client(buses[number % CONNECTIONS]), names, number))
+        for number in range(WAITING)
     ]
     try:
         async with asyncio.timeout(SETTLE_SEC):
@@ -114,9 +155,11 @@ async def _waiting_requests(running: RunningDaemon) -> AsyncIterator[None]:
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def _acquire_and_wait(client: Client) -> None:
+async def _acquire_and_wait(client: Client, names: Sequence[str], number: int) -> None:
+    priority = number % 41 - 20 if len(names) > 1 else 0
+    options = {"timeout_usec": Variant("t", WAIT_USEC), "priority": Variant("i", priority)}
     with contextlib.suppress(CallFailed):
-        await client.acquire("wanted", timeout_usec=Variant("t", WAIT_USEC))
+        await client.acquire(names[number % len(names)], **options)
 
 
 async def _wait_until_queued(client: Client) -> None:
@@ -132,12 +175,12 @@ async def _queue_length(client: Client) -> int:
     return len(unwrap(status)["queue"])
 
 
-async def _acquire_seconds(client: Client) -> list[float]:
+async def _acquire_seconds(client: Client, priority: int) -> list[float]:
     """Seconds of each Acquire of the resident consumer; each lease is released again."""
     took: list[float] = []
     for _ in range(CALLS):
         started = time.perf_counter()
-        lease = await client.acquire("tts")
+        lease = await client.acquire("tts", priority=Variant("i", priority))
         took.append(time.perf_counter() - started)
         await client.release(lease)
     return took

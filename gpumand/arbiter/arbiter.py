@@ -209,10 +209,11 @@ class Arbiter:
 
     async def release(self, lease_id: str, reason: LeaseEnd = LeaseEnd.RELEASED) -> None:
         """End a lease; returns when it is deleted from disk too. Raises NoSuchLease."""
+        consumer = self.state.ledger.lease(lease_id).consumer
         ending = self.leases.end(lease_id, reason)
         # The lease has ended in memory. Waiting requests are served before the disk is waited for.
         try:
-            self.scheduler.step()
+            self.scheduler.step_after_lease(consumer)
         finally:
             await ending
 

@@ -1,23 +1,44 @@
 """Grants that a queue pass would repeat: one lease after the other on a resident consumer.
 
 Nearly every lease is of this kind. Between two of them nothing changes but the number of leases of the consumer, which
-no such decision depends on, so that they need neither a view nor a queue pass.
+no such decision depends on, so that they need neither a view nor a queue pass. That holds beside waiting requests as
+well, as long as they are the same and as many of them are ahead: no request was overtaken by the first grant, so that
+the next one delays none either.
 ``tests/unit/arbiter/test_repeated_grants.py`` compares this short form with the queue pass on random demand.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.waiting_queue import WaitingQueue
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices
 from gpumand.domain.request import Verdict
 
 MAX_PLACES = 4096
-UNKNOWN: tuple[int, Devices] = -1, ()
 
 Key = tuple[str, Devices, bool]
 """What the decision about a request for a resident consumer depends on: consumer, devices, and own unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownGrant:
+    """A grant of a queue pass, and what the next one like it depends on.
+
+    Attributes:
+        place: the devices of the lease.
+        revision: the revision of the ledger, without changes that do not matter.
+        queue_revision: the revision of the queue after the pass.
+        ahead: how many requests were ahead of the granted one.
+    """
+
+    place: Devices
+    revision: int
+    queue_revision: int
+    ahead: int
 
 
 class RepeatedGrants:
@@ -29,27 +50,47 @@ class RepeatedGrants:
 
     def __init__(self, state: ArbiterState) -> None:
         self._state = state
-        self._places: dict[Key, tuple[int, Devices]] = {}
+        self._places: dict[Key, KnownGrant] = {}
+        self._noted: list[tuple[Key, KnownGrant]] = []
 
-    def note(self, entry: WaitingRequest, decision: Decision) -> None:
-        """Remember the decision of a queue pass about a request with no other one ahead of it.
+    def note(self, entry: WaitingRequest, decision: Decision, ahead: int) -> None:
+        """Remember the decision of a queue pass about a request that overtakes no other one.
 
         Call it after the grant, which changes the ledger.
+
+        Args:
+            entry: the request.
+            decision: its decision.
+            ahead: how many of the requests that go on waiting are ahead of it.
         """
         is_plain = decision.resident and not decision.unread and not decision.needs_fresh_sample
         if decision.verdict is not Verdict.GRANT or not is_plain or not _may_repeat(entry):
             return
-        if len(self._places) >= MAX_PLACES:
-            self._places.clear()
-        self._places[_key(entry)] = self._revision_for(entry), decision.place
+        self._noted.append((_key(entry), KnownGrant(decision.place, self._revision_for(entry), -1, ahead)))
 
-    def place(self, entry: WaitingRequest) -> Devices:
-        """The devices on which a request is to be granted a lease at once; () = a queue pass must decide."""
+    def end_pass(self, queue: WaitingQueue) -> None:
+        """Let the noted grants be repeated while the requests that wait after the pass wait as they do now."""
+        for key, grant in self._noted:
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            self._places[key] = replace(grant, queue_revision=queue.revision)
+        self._noted.clear()
+
+    def place(self, entry: WaitingRequest, queue: WaitingQueue) -> Devices:
+        """The devices on which a request is to be granted a lease at once; () = a queue pass must decide.
+
+        Args:
+            entry: the request, which is not queued.
+            queue: the waiting requests.
+        """
         # With a limited number of leases on a device, each one matters for the next.
         if self._state.ledger.settings.concurrent_leases or not _may_repeat(entry):
             return ()
-        revision, place = self._places.get(_key(entry), UNKNOWN)
-        return place if revision == self._revision_for(entry) else ()
+        known = self._places.get(_key(entry))
+        if known is None or known.revision != self._revision_for(entry):
+            return ()
+        is_same_queue = known.queue_revision == queue.revision and known.ahead == queue.place(entry)
+        return known.place if is_same_queue else ()
 
     def _revision_for(self, entry: WaitingRequest) -> int:
         """The revision of the ledger without the changes that do not matter to this request."""

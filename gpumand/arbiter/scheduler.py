@@ -24,6 +24,7 @@ from gpumand.arbiter.rereads import Rereads
 from gpumand.arbiter.shared_waits import QueueEntries, SharedWaits
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.turn_waits import TurnWaits
+from gpumand.arbiter.unchanged_waits import UnchangedWaits
 from gpumand.arbiter.waiting_queue import WaitingQueue
 from gpumand.arbiter.waiting_request import SharedWait, WaitingRequest
 from gpumand.arbiter.wanted_leases import WantedLeases
@@ -70,7 +71,7 @@ class Scheduler:
         self._shared = SharedWaits(state, self._turn_waits)
         self._decisions, self._rereads, self._repeated = DecisionCache(state), Rereads(state), RepeatedGrants(state)
         self._followed_devices: Mapping[int, Sample] = {}
-        self._wanted = WantedLeases(state)
+        self._wanted, self._unchanged = WantedLeases(state), UnchangedWaits(state)
         self.manual = ManualReservations()
         self.readings = QueueReadings(state, self._queue, self.background, self._reconcile_and_step)
         self._decider = RequestDecider(state, nested, self._decisions, self._rereads, self.readings, self.manual)
@@ -107,10 +108,10 @@ class Scheduler:
     # -- deciding ------------------------------------------------------------------------------------------------
 
     def grant_again(self, entry: WaitingRequest) -> bool:
-        """Grant a request that is not queued, if no other one waits and a queue pass would only repeat a grant."""
-        if self._closed or self._gate.held or len(self._queue):
+        """Grant a request that is not queued, if a queue pass would only repeat a grant."""
+        if self._closed or self._gate.held:
             return False
-        place = self._repeated.place(entry)
+        place = self._repeated.place(entry, self._queue)
         if place:
             self._queue.charge(entry)
             self._outcomes.grant_unqueued(entry, place)
@@ -130,6 +131,17 @@ class Scheduler:
             self._next_step = asyncio.get_running_loop().call_soon(lambda: self.step(is_for_new=True))
         await self.next_step()
 
+    def step_after_lease(self, consumer: str) -> None:
+        """Run a queue pass after the end of a lease, unless it would leave all requests waiting as they do."""
+        is_held = self._closed or self._gate.held
+        if is_held or not self._queue or not self._unchanged.hold(consumer, self._queue.in_order()):
+            self.step()
+            return
+        if self._unchanged.require_reading():
+            self.readings.request()
+        self._state.publish_changes()
+        self._end_step()
+
     def step(self, *, is_for_new: bool = False) -> None:
         """Run one queue pass: decide every waiting request in order, then publish what has changed.
 
@@ -144,11 +156,13 @@ class Scheduler:
         try:
             self._pass_and_publish(is_for_new=is_for_new)
         finally:
-            # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new
-            # one.
-            if self._is_step_awaited:
-                self._stepped.set()
-                self._stepped, self._is_step_awaited = asyncio.Event(), False
+            self._end_step()
+
+    def _end_step(self) -> None:
+        # Callers that wait already hold the old event, which stays set; the next call of next_step() gets the new one.
+        if self._is_step_awaited:
+            self._stepped.set()
+            self._stepped, self._is_step_awaited = asyncio.Event(), False
 
     def _pass_and_publish(self, *, is_for_new: bool) -> None:
         entries = () if self._closed else self._queue.in_order()
@@ -156,6 +170,7 @@ class Scheduler:
             self._decide_all(entries, is_for_new=is_for_new)
         else:
             self._state.queue_positions = {}
+            self._unchanged.begin_pass()
         self._running.break_off_abandoned(entries)
         self._state.publish_changes()
         self._wanted.publish()
@@ -168,6 +183,8 @@ class Scheduler:
         self._shared.begin_pass()
         if is_for_new and not self._gate.held:
             self._shared.keep_outcomes()
+        else:
+            self._unchanged.begin_pass()
         queue_entries = QueueEntries(entries, self._queue_entry)
         queue_pass = queue_policy.queue_pass_for(self._state.settings.scheduler, queue_entries)
         moment = self._shared.moment
@@ -183,6 +200,10 @@ class Scheduler:
                 alike.append(position)
                 if group.wanted is not None:
                     self._wanted.note(entry, group.wanted)
+        if self._wanted.found:
+            self._unchanged.forget()  # a lease whose grant is not announced yet is found again by the next pass
+        self._repeated.end_pass(self._queue)
+        self._unchanged.end_pass(self._queue.in_order(), self._decisions.view())
 
     def _keep_waiting(self, group: SharedWait, first: QueueEntry, queue_pass: QueuePass) -> None:
         """Let the requests of a group go on waiting as they did after the last pass."""
@@ -257,6 +278,7 @@ class Scheduler:
             return job_devices
         if self._gate.held:
             entry.wait_for(self._gate.held)
+            self._unchanged.forget()
             return ()
         decision = self._decider.decide(entry, queue_entry.requirement)
         error = self._decider.deadlock(entry, queue_entry.requirement, decision)
@@ -267,6 +289,9 @@ class Scheduler:
         ruling = self._decider.resolve(entry, queue_entry, queue_pass, decision)
         self._busy_probes.record_demand(ruling.decision.busy if ruling.decision.verdict is Verdict.WAIT else ())
         self._apply(entry, ruling)
+        if entry.is_waiting:
+            self._queue.revision += 1
+            self._unchanged.note(entry, decision, ruling)
         is_own_wait = decision.verdict is Verdict.WAIT and ruling.decision is decision
         if is_own_wait and not ruling.is_overlap_candidate:
             self._shared.settle(entry, queue_entry, decision)
@@ -285,8 +310,10 @@ class Scheduler:
         elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._outcomes.refuse(entry, decision)
         elif decision.resident:
+            ahead = self._queue.place(entry)
             self._outcomes.grant(entry, decision.place, ruling.overtaken)
-            self._repeated.note(entry, decision)
+            if not ruling.overtaken:
+                self._repeated.note(entry, decision, ahead)
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._running.start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:

@@ -108,7 +108,7 @@ class SharedWaits:
         """
         group = entry.group
         if group is None:
-            if _can_share(entry):
+            if is_plain(entry):
                 self._candidates.append((entry, queue_entry.requirement))
             return
         group.progress.take(entry.progress)
@@ -142,7 +142,7 @@ class SharedWaits:
         self._groups.clear()
 
 
-def _can_share(entry: WaitingRequest) -> bool:
+def is_plain(entry: WaitingRequest) -> bool:
     """Whether nothing but its requirement and its progress distinguishes a request from others."""
     options = entry.request.options
     is_special = entry.own_leases or options.yield_lease or entry.restores or options.timeout_sec <= 0

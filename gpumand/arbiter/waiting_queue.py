@@ -12,10 +12,15 @@ from gpumand.domain.queue import RequestQueue
 
 
 class WaitingQueue:
-    """Waiting requests in queue order."""
+    """Waiting requests in queue order.
+
+    Attributes:
+        revision: incremented whenever a request is added or removed, or is decided and goes on waiting, and when the
+            order changes.
+    """
 
     def __init__(self, state: ArbiterState) -> None:
-        self._state = state
+        self._state, self.revision = state, 0
         self._queue = RequestQueue(state.settings.scheduler.aging_sec)
         self._entries: dict[int, WaitingRequest] = {}
         self._ordered: list[WaitingRequest] = []
@@ -34,6 +39,7 @@ class WaitingQueue:
 
     def add(self, entry: WaitingRequest) -> None:
         """Add a request at its place."""
+        self.revision += 1
         self._entries[entry.request.number] = entry
         place = self._queue.add(entry.request, self._fairness_delay_sec(entry))
         self._ordered.insert(place, entry)
@@ -45,7 +51,7 @@ class WaitingQueue:
         Only the ``adaptive`` policy does this.
         """
         settings, request = self._state.settings.scheduler, entry.request
-        if settings.policy is not Policy.ADAPTIVE or entry.restores:
+        if not self._is_fair(entry):
             return 0.0
         user, work_sec = str(request.owner.uid), self._state.consumer(request.consumer).times.hold_sec()
         delay_sec = self._fairness.delay_sec(user, self._state.clock.monotonic(), work_sec, settings.aging_sec)
@@ -53,6 +59,17 @@ class WaitingQueue:
         # and a larger refund would let a user reset the delay by leaving the queue.
         self._charged[request.number] = min(work_sec, settings.aging_sec - delay_sec)
         return delay_sec
+
+    def _is_fair(self, entry: WaitingRequest) -> bool:
+        return self._state.settings.scheduler.policy is Policy.ADAPTIVE and not entry.restores
+
+    def place(self, entry: WaitingRequest) -> int:
+        """The number of requests ahead of one that waits, or that would be added now."""
+        if not self._ordered:
+            return 0
+        limit_sec, user = self._state.settings.scheduler.aging_sec, str(entry.request.owner.uid)
+        now, is_fair = self._state.clock.monotonic(), self._is_fair(entry)
+        return self._queue.place(entry.request, self._fairness.lag_sec(user, now, limit_sec) if is_fair else 0.0)
 
     def charge(self, entry: WaitingRequest) -> None:
         """Charge a request that is served without waiting to its user's share, like one that waits."""
@@ -69,6 +86,7 @@ class WaitingQueue:
         place = self._queue.remove(entry.request)
         if place is not None:
             del self._ordered[place], self._entries[entry.request.number]
+            self.revision += 1
         self._state.queue_length = len(self._queue)
         self._charged.pop(entry.request.number, None)
         self._state.overtakings.forget(entry.request.number)
@@ -76,4 +94,5 @@ class WaitingQueue:
     def set_aging(self, aging_sec: float) -> None:
         """Change the number of seconds after which a waiting request has gained 100 priority points."""
         self._queue.set_aging(aging_sec)
+        self.revision += 1
         self._ordered = [self._entries[request.number] for request in self._queue]

@@ -10,11 +10,15 @@ from gpumand.domain.reservation import public_name
 
 
 class WantedLeases:
-    """Publishes ``LeaseWanted`` once for each lease and waiting request, however often the request is decided."""
+    """Publishes ``LeaseWanted`` once for each lease and waiting request, however often the request is decided.
+
+    Attributes:
+        found: what this queue pass has found: requests, each with a lease that it waits for.
+    """
 
     def __init__(self, state: ArbiterState) -> None:
         self._state = state
-        self._found: list[tuple[WaitingRequest, str]] = []
+        self.found: list[tuple[WaitingRequest, str]] = []
 
     def note(self, entry: WaitingRequest, decision: Decision) -> None:
         """Remember the leases that a request waits for, until the end of the queue pass.
@@ -24,11 +28,11 @@ class WantedLeases:
             decision: its decision, on a reading that was taken for it.
         """
         if entry.request.options.timeout_sec > 0:
-            self._found += [(entry, lease) for lease in decision.leases if lease not in entry.wanted_leases]
+            self.found += [(entry, lease) for lease in decision.leases if lease not in entry.wanted_leases]
 
     def publish(self) -> None:
         """Publish what the queue pass has found, after the changes of state that it led to."""
-        found, self._found = self._found, []
+        found, self.found = self.found, []
         for entry, lease_id in found:
             lease = self._state.ledger.leases.get(lease_id)
             # The grant of a lease is announced when it is on disk. Until then a later pass informs its holder.

@@ -26,9 +26,13 @@ class BackfillAccounting:
     """Counts, for every waiting request, the seconds of work of later requests that were served before it.
 
     Work is charged with its expected length when it begins, and corrected when it ends.
+
+    Attributes:
+        revision: how often work was charged or corrected.
     """
 
     def __init__(self) -> None:
+        self.revision = 0
         self._seconds: dict[int, float] = {}
         self._running: dict[str, tuple[tuple[int, ...], float]] = {}
 
@@ -49,6 +53,7 @@ class BackfillAccounting:
             expected_sec: how long the lease is expected to last.
         """
         if overtaken:
+            self.revision += 1
             self._running[lease] = (tuple(overtaken), expected_sec)
             for number in overtaken:
                 self._seconds[number] = self.seconds(number) + expected_sec
@@ -56,6 +61,7 @@ class BackfillAccounting:
     def end(self, lease: str, seconds: float) -> tuple[int, ...]:
         """Correct the charge of a lease that has ended after ``seconds``; returns the requests that it overtook."""
         overtaken, expected_sec = self._running.pop(lease, ((), 0.0))
+        self.revision += bool(overtaken)
         for number in overtaken:
             # A request that was served or left in the meantime has been forgotten.
             if number in self._seconds:
@@ -152,7 +158,7 @@ class BackfillPass(QueuePass):
             self._devices_to_load.update(decision.eligible_devices)
         if decision.resident and may_overtake(view, entry, ahead):
             return QueueDecision(decision, overtaken=tuple(one.number for one in ahead.entries))
-        return QueueDecision(self._wait_behind(decision, ahead))
+        return QueueDecision(self._wait_behind(decision, ahead), is_behind=True)
 
     def _decide(self, view: View, requirement: Requirement) -> Decision:
         """Decide, once for every requirement while the view is the same object: a long queue asks again and again."""

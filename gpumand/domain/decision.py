@@ -60,6 +60,7 @@ class Decision:
         extra_devices: further devices that its victims are on.
         retry_at: when to decide again without any other event, in monotonic seconds; None = it depends on no time.
         leases: ids of the leases that it waits for: without their end it cannot be granted on these devices.
+        holders: the consumers whose leases its message may name, whether or not they are leased.
         unread: why a device that it depends on cannot be read at the moment, in one line; "" where all can be read.
     """
 
@@ -82,6 +83,7 @@ class Decision:
     retry_at: float | None = None
     unread: str = ""
     leases: tuple[str, ...] = ()
+    holders: tuple[str, ...] = ()
 
     @property
     def explanation(self) -> str:

@@ -35,6 +35,10 @@ class FairShare:
         self._clocks[user] = min(arrival + work_sec, now + limit_sec)
         return min(arrival - now, limit_sec)
 
+    def lag_sec(self, user: str, now: float, limit_sec: float) -> float:
+        """What ``delay_sec`` would return for the next request of a user, which is not charged."""
+        return min(max(now, self._clocks.get(user, now)) - now, limit_sec)
+
     def refund(self, user: str, work_sec: float) -> None:
         """Return the work of a request that was not served, so that repeated attempts are charged only once."""
         if user in self._clocks:

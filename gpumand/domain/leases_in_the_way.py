@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gpumand.domain.decision import Decision, wait
 from gpumand.domain.device import Devices
+from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.lease_wording import how_to_release
 from gpumand.domain.view import ConsumerState, View
 
@@ -22,7 +23,8 @@ def wait_for_leases(
         states: the consumers; one without a lease, such as one that is loading, is waited for without advice.
         short_mib: MiB that are missing, where footprints decide: leases whose end would not help are not in the way.
     """
-    return wait(place, message, how_to_release(view, states), lease_ids(view, enough_for(states, short_mib)))
+    waiting = wait(place, message, how_to_release(view, states), lease_ids(view, enough_for(states, short_mib)))
+    return copy_with(waiting, holders=tuple(state.name for state in states))
 
 
 def enough_for(states: Sequence[ConsumerState], short_mib: int) -> list[ConsumerState]:

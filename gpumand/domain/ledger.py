@@ -72,6 +72,11 @@ class Ledger:
         return self._leases.by_id
 
     @property
+    def leases_by_consumer(self) -> Mapping[str, tuple[Lease, ...]]:
+        """The active leases on each leased consumer, the oldest first."""
+        return self._leases.by_consumer
+
+    @property
     def jobs(self) -> Mapping[int, Job]:
         """Running jobs by device."""
         return self._jobs.by_device

@@ -59,6 +59,17 @@ class RequestQueue:
         self._order.insert(place, rank)
         return place
 
+    def place(self, request: Request, delay_sec: float = 0.0) -> int:
+        """The number of waiting requests that precede a request.
+
+        Args:
+            request: the request, which need not be waiting.
+            delay_sec: as for ``add``, for one that is not waiting.
+        """
+        is_waiting = request in self
+        rank = self._rank(request.number) if is_waiting else self._rank_of(request, delay_sec)
+        return bisect_left(self._order, rank)
+
     def remove(self, request: Request) -> int | None:
         """Remove a request, and return its former place in the order; None = it was not in the queue."""
         if request not in self:
@@ -73,5 +84,7 @@ class RequestQueue:
         self._order = sorted(self._rank(number) for number in self._waiting)
 
     def _rank(self, number: int) -> Rank:
-        request, delay_sec = self._waiting[number]
-        return virtual_arrival(request.arrived_at + delay_sec, request.priority, self._aging_sec), number
+        return self._rank_of(*self._waiting[number])
+
+    def _rank_of(self, request: Request, delay_sec: float) -> Rank:
+        return virtual_arrival(request.arrived_at + delay_sec, request.priority, self._aging_sec), request.number

@@ -50,12 +50,14 @@ class QueueDecision:
         overtaken: numbers of the earlier requests that it overtakes by being granted.
         takes_slot: whether its load takes a free lease slot; False for a load that overlaps a lease.
         is_overlap_candidate: whether it is loaded, or could be if that were allowed, during the leases on its devices.
+        is_behind: whether it would be granted but for the requests ahead of it.
     """
 
     decision: Decision
     overtaken: tuple[int, ...] = ()
     takes_slot: bool = True
     is_overlap_candidate: bool = False
+    is_behind: bool = False
 
 
 class RequestsAhead:
@@ -220,7 +222,7 @@ class QueuePass:
 
     def _resolve_behind(self, view: View, entry: QueueEntry, decision: Decision, ahead: RequestsAhead) -> QueueDecision:
         """A request with others ahead of it on its devices."""
-        return QueueDecision(self._wait_behind(decision, ahead))
+        return QueueDecision(self._wait_behind(decision, ahead), is_behind=True)
 
     def _wait_behind(self, decision: Decision, ahead: RequestsAhead) -> Decision:
         """A wait for the requests ahead, which names the leases that the first of them waits for."""

@@ -25,7 +25,8 @@ class Story:
     """Random demand for consumers that are mostly resident, played in a world of its own; ``lines`` says what happened.
 
     Leases come in quick succession, so that most of them repeat a grant, while loads, evictions, losses, exclusive
-    leases and other programs' memory come in between.
+    leases and other programs' memory come in between. What happens at the same time is sorted: in the short form, a
+    request is granted a turn of the event loop earlier than one that is queued.
     """
 
     def __init__(self, seed: int, policy: Policy, slots: int) -> None:
@@ -37,7 +38,8 @@ class Story:
         self.world = FakeWorld(specs, scheduler=scheduler, total_mib=self._draw.choice(((24564,), (16384, 16384))))
         for spec in specs:
             self.world.routes.consumer(spec.name).load_sec = 1.0
-        self._leases: list[str] = []
+        self._leases: list[tuple[int, str]] = []
+        self._new_lines: list[str] = []
 
     async def play(self) -> None:
         await self.world.start()
@@ -55,6 +57,8 @@ class Story:
                 with contextlib.suppress(GpumandError):
                     await self.world.arbiter.evict(f"c{self._draw.randrange(4)}", self._draw.random() < 0.5, 1.0)
             await self.world.clock.sleep(self._draw.choice((0.0, 0.0, 0.0, 0.01, 0.4, 2.0)))
+            for _ in range(10):
+                await asyncio.sleep(0)
             self._note_state()
         while self._leases:
             await self._release()
@@ -68,6 +72,9 @@ class Story:
         consumers = [(one.name, one.residency, one.device, one.leases, one.last_used_usec) for one in status.consumers]
         claims = {one.name: one.claimed for one in self.world.arbiter.state.ledger.consumers.values()}
         reserved = [one.reserved_mib for one in status.devices]
+        self.lines += sorted(self._new_lines)
+        self._new_lines.clear()
+        self._leases.sort()
         self.lines.append(f"{consumers} {claims} {reserved} {len(status.queue)} {status.stats}")
 
     async def _request(self, number: int) -> None:
@@ -81,22 +88,22 @@ class Story:
         try:
             grant = await self.world.arbiter.acquire(client(number, uid=1000 + draw.randrange(2)), consumer, options)
         except GpumandError as error:
-            self.lines.append(f"{number} {consumer} refused: {type(error).__name__}")
+            self._new_lines.append(f"{number} {consumer} refused: {type(error).__name__}")
         else:
-            self.lines.append(f"{number} {consumer} granted on {grant.lease.device} after {grant.evicted}")
-            self._leases.append(grant.lease.id)
+            self._new_lines.append(f"{number} {consumer} granted on {grant.lease.device} after {grant.evicted}")
+            self._leases.append((number, grant.lease.id))
 
     async def _release(self) -> None:
         if self._leases:
             with contextlib.suppress(GpumandError):
-                await self.world.arbiter.release(self._leases.pop(self._draw.randrange(len(self._leases))))
+                await self.world.arbiter.release(self._leases.pop(self._draw.randrange(len(self._leases)))[1])
 
 
 @contextlib.contextmanager
 def plain_form() -> Iterator[None]:
     """Decide every request by a queue pass, and reconcile at the end of every lease."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RepeatedGrants, "place", lambda self, entry: ())
+        patch.setattr(RepeatedGrants, "place", lambda self, entry, queue: ())
         patch.setattr(UnobservedLeases, "leaves_nothing_to_reconcile", lambda self, name: False)
         yield
 

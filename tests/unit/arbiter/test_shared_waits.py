@@ -105,7 +105,7 @@ class Story:
 def plain_form() -> Iterator[None]:
     """Decide every request by itself in every pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shared_waits, "_can_share", lambda entry: False)
+        patch.setattr(shared_waits, "is_plain", lambda entry: False)
         yield
 
 
