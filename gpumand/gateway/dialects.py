@@ -174,7 +174,9 @@ def error_body(api: Api, refusal: Refusal) -> bytes:
             {"error": {"message": refusal.message, "type": _type(refusal), "param": None, "code": refusal.code}}
         )
     if api is Api.ANTHROPIC:
-        kind = "overloaded_error" if refusal.code == "gpu_busy" else _type(refusal)
+        kind = (
+            "overloaded_error" if refusal.code == "gpu_busy" else _ANTHROPIC_TYPES.get(refusal.status, _type(refusal))
+        )
         return _json({"type": "error", "error": {"type": kind, "message": refusal.message}})
     if api is Api.OLLAMA:
         return _json({"error": refusal.message})
@@ -184,6 +186,15 @@ def error_body(api: Api, refusal: Refusal) -> bytes:
 def error_type(api: Api) -> str:
     """The content type of ``error_body``."""
     return "text/plain" if api in (Api.PLAIN, Api.HTML) else JSON
+
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+}
+"""Types of errors in the API of Anthropic that the one of OpenAI does not have."""
 
 
 def _type(refusal: Refusal) -> str:

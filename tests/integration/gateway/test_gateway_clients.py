@@ -187,7 +187,7 @@ async def installed() -> Path:
 
 
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="needs the packages nodejs and npm")
-async def test_openai_and_ollama_for_node(door: Entrance) -> None:
+async def test_openai_anthropic_and_ollama_for_node(door: Entrance) -> None:
     folder = await installed()
     command = ("node", "clients.mjs", door.url, str(round(1000 * LENGTHS.limit)))
 
@@ -196,6 +196,9 @@ async def test_openai_and_ollama_for_node(door: Entrance) -> None:
     assert json.loads(output) == {
         "openaiStream": "hello",
         "openaiPlain": "hello",
+        "anthropicStream": "hello",
+        "anthropicPlain": "hello",
+        "anthropicUnknown": "404 not_found_error",
         "ollamaStream": "hello",
         "ollamaPlain": "hello",
         "ollamaList": "gemma3:latest qwen3:8b",

@@ -80,3 +80,19 @@ def test_refusals_have_the_shape_and_status_of_the_api() -> None:
 def test_unload_request_is_recognised(body: Any, expected: bool) -> None:
     assert is_unload("/api/generate", body) is expected
     assert not is_unload("/v1/completions", body)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (403, "permission_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (502, "api_error"),
+    ],
+)
+def test_anthropic_errors_have_the_type_of_their_status(status: int, kind: str) -> None:
+    assert json.loads(error_body(Api.ANTHROPIC, Refusal(status, "code", "Text.")))["error"]["type"] == kind
