@@ -62,7 +62,7 @@ def has_model(health: Health | None) -> bool:
 def patience_with(failed: RouteFailed) -> float:
     """Seconds for which a load that goes on all the same is looked for after a load route has failed."""
     may_load = failed.status == 0 or 400 <= failed.status < 500 or failed.status in STILL_LOADING
-    return OTHER_LOAD_SEC if may_load else 0.0
+    return OTHER_LOAD_SEC if may_load and failed.status not in DENIED_STATUS else 0.0
 
 
 def describe_health(health: Health) -> str:

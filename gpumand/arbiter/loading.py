@@ -362,7 +362,7 @@ class LoadAttempt:
             return False
         self.last_answer = f"{answer}, but {self._memory.describe()}"
         self._missing_since = now if self._missing_since is None else self._missing_since
-        says_loaded = self._route_accepted or (health is not None and health.loaded is True)
+        says_loaded = self._route_accepted or self._says_loaded(health) or self.unit.has_run_long
         if says_loaded and now - self._missing_since >= LATE_MEMORY_SEC:
             await self._load_again(self.last_answer)
         return False

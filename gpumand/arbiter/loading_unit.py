@@ -44,6 +44,12 @@ class LoadingUnit:
         self._server_is_gone = state.consumer(spec.name).server_is_gone
         self.started = self.stopped = False
 
+    @property
+    def has_run_long(self) -> bool:
+        """Whether its run has been active for longer than a load takes, so that its model must have been loaded."""
+        since, now = None if self._run is None else self._run.active_since, self._state.clock.monotonic()
+        return since is not None and now - since > self._spec.load_timeout_sec
+
     async def is_running(self) -> bool:
         """Whether the unit is active, so that it need not be started; also notes its run. Raises UnitFailed."""
         if not self._spec.service:

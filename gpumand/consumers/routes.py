@@ -13,6 +13,7 @@ from gpumand.consumers import answers, busy_answers
 from gpumand.consumers.answers import Answer, NoAnswer
 from gpumand.consumers.http_request import Request
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, Health, HealthRoute, Route
+from gpumand.domain.residency import DENIED_STATUS
 from gpumand.domain.socket_url import split_socket_url
 from gpumand.ports import ClientConnections, Clock, RouteFailed
 
@@ -134,7 +135,8 @@ class HttpRoutes:
         except NoAnswer as failure:
             raise RouteFailed(f"{route_name}: {failure}", refused=failure.refused) from None
         if error := answers.status_error(answer) or answers.reported_failure(route, answer, needs_proof=is_load):
-            raise RouteFailed(f"{route_name} {error}", status=answer.status)
+            advice = f". Set or check key_file in consumers.{spec.name}" if answer.status in DENIED_STATUS else ""
+            raise RouteFailed(f"{route_name} {error}{advice}", status=answer.status)
 
     async def _probe(self, spec: ConsumerSpec, route: Route) -> Answer:
         """Send a request that changes nothing."""

@@ -159,6 +159,17 @@ async def test_health_returns_the_status_of_every_answer(routes: HttpRoutes, sta
     assert (await routes.probe_health(spec(url))).status == 0
 
 
+async def test_route_that_wants_a_key_names_the_key_to_set(routes: HttpRoutes) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"detail": "no key"}, status=401)
+
+    async with web_server(handler) as url:
+        with pytest.raises(
+            RouteFailed, match=r'401 Unauthorized: .*"no key"}\. Set or check key_file in consumers\.c$'
+        ):
+            await routes.load(spec(url))
+
+
 async def test_consumer_on_a_unix_socket(routes: HttpRoutes, tmp_path: Path) -> None:
     received: list[tuple[str, str]] = []
 

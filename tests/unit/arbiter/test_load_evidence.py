@@ -373,7 +373,7 @@ async def test_model_that_is_loaded_already_is_granted_without_calling_the_route
     assert world.routes.called("load") == []
 
 
-@pytest.mark.parametrize("status", [400, 409])
+@pytest.mark.parametrize("status", [400, 409, 502, 503, 504])
 async def test_model_that_another_client_is_loading_is_waited_for_and_never_unloaded(status: int) -> None:
     world = await at_work(routed("llm", 8000))
     server = world.routes.consumer("llm")
@@ -398,6 +398,19 @@ async def test_refused_load_of_a_quiet_server_fails_with_the_answer_of_its_route
         await world.arbiter.acquire(client(), "llm", AcquireOptions())
 
     assert world.routes.called("unload") == [], "nothing was begun, so nothing is undone"
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+async def test_refusal_that_waiting_cannot_change_ends_the_load_at_once(status: int) -> None:
+    world = await at_work(routed("llm", 8000))
+    server = world.routes.consumer("llm")
+    server.load_error, server.load_error_status = "no", status
+    began = world.clock.monotonic()
+
+    with pytest.raises(LoadFailed):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions())
+
+    assert world.clock.monotonic() - began < 1.0
 
 
 async def test_sleeping_model_is_granted_and_stays_granted() -> None:
@@ -490,3 +503,39 @@ async def test_server_whose_port_was_closed_at_the_last_check_is_verified_before
 
     assert world.routes.consumer("llm").running
     assert world.units.calls.count(("start", "llm.service")) == 2
+
+
+async def test_unit_that_has_run_for_long_without_its_model_is_started_again() -> None:
+    """As a server that was started before the driver was ready, and computes on the CPU."""
+    world = FakeWorld([served("llm", 8000)], scheduler=UNLIMITED)
+    world.vram.read_sec = READ_SEC
+    world.units.become("llm.service", UnitActivity.ACTIVE)
+    world.routes.consumer("llm").says_loaded = None
+    restart_with(world, "llm", 8000)
+    await world.clock.sleep(3600.0)
+    await world.start()
+    await world.arbiter.watch_units()
+
+    await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert world.routes.consumer("llm").held_mib == 8000
+    assert world.units.calls == [("stop", "llm.service"), ("start", "llm.service")]
+
+
+async def test_server_that_has_loaded_onto_the_cpu_is_a_failed_load() -> None:
+    """Its health check is answered with 503 while it loads, and then with 200."""
+    world = FakeWorld([served("llm", 8000, load_timeout_sec=300.0)], scheduler=UNLIMITED)
+    world.vram.read_sec = READ_SEC
+    server, unit = world.routes.consumer("llm"), world.units.units["llm.service"]
+    server.running, server.says_loaded, server.health_status = False, None, 503
+    unit.started = lambda: setattr(server, "running", True)
+    await world.start()
+    await world.arbiter.watch_units()
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60)))
+    await world.clock.sleep(3.0)
+    server.health_status = 0
+
+    began = world.clock.monotonic()
+    with pytest.raises(LoadFailed, match="its processes hold 0 MiB of VRAM, and a loaded llm holds"):
+        await acquiring
+    assert world.clock.monotonic() - began < 15.0
