@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, remainder, shared_units
-from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, Residency, UnitActivity
+from gpumand.domain.consumer import STOPPING, BusyRoute, ConsumerSpec, EvictionMethod, Residency, UnitActivity
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 FREED_POLL_SEC = 0.075
 """Seconds between VRAM readings during an eviction: short enough that a load starts within 100 ms of free memory."""
+
+DEFERRED_POLL_SEC = 0.5
+"""The same while an unload may wait for running requests."""
 
 RECHECK_AFTER_FAILURE_SEC = 0.5
 """Seconds for which VRAM is read after an eviction method failed; a process that died frees its memory in that time."""
@@ -192,7 +195,7 @@ class Actions:
             # VRAM could not be read before the eviction either, so there is nothing to compare with. The method
             # reported success, and the report says that this is not verified.
             return replace(report, freed_mib=0, verified=False)
-        last_mib, since = None, clock.monotonic()
+        last_mib, since, began = None, clock.monotonic(), clock.monotonic()
         while True:
             await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
@@ -209,9 +212,29 @@ class Actions:
                 return replace(report, freed_mib=freed_mib, verified=freed_mib > SLACK_MIB)
             if freed_mib is not None and has_rested and self._is_residual(report, check):
                 return replace(report, freed_mib=freed_mib)
-            if clock.monotonic() >= deadline:
+            is_late = clock.monotonic() >= deadline
+            if is_late and not await self._is_deferred(report, check.spec, began):
                 return self._timed_out(report, check, freed_mib)
-            await clock.sleep(FREED_POLL_SEC)
+            await clock.sleep(DEFERRED_POLL_SEC if is_late else FREED_POLL_SEC)
+
+    async def _is_deferred(self, report: EvictionReport, spec: ConsumerSpec, began: float) -> bool:
+        """Whether an unload by route may wait for running requests, as Ollama's does, which its stop would cut off.
+
+        A server with a busy check was asked before. Of another one the connections of its clients are evidence for the
+        grace period of its work; they may be idle.
+
+        Args:
+            report: the eviction.
+            spec: the victim.
+            began: when the memory was first waited for, in monotonic seconds.
+        """
+        is_over = self._state.clock.monotonic() - began >= spec.busy_grace_sec
+        if report.method != EvictionMethod.HTTP or spec.busy is not None or not spec.url or is_over:
+            return False
+        clients = (await self._routes.probe_busy(replace(spec, busy=BusyRoute("", connections=True)))).jobs
+        if clients:
+            log.debug("%s: its unload may wait for the requests of %d connected clients", spec.name, clients)
+        return bool(clients)
 
     @staticmethod
     def _is_proof(report: EvictionReport, freed_mib: int) -> bool:

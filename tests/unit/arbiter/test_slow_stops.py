@@ -1,15 +1,18 @@
-"""Units whose stop takes longer than its limit, such as one with a process that cannot be interrupted."""
+"""Evictions that take long: units whose stop exceeds its limit, and unloads that wait for running requests."""
 
 from __future__ import annotations
 
 import asyncio
 
-from gpumand.domain.consumer import SchedulerSettings, UnitActivity
+import pytest
+
+from gpumand.domain.consumer import EvictionMethod, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import EvictionFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, residency
+from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, reports, residency, routed
 
+BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
 LIMIT_SEC, STOP_SEC = 5.0, 12.0
 
 
@@ -77,3 +80,23 @@ async def test_another_consumer_is_evicted_instead_of_waiting() -> None:
 
     assert grant.evicted == ("voice",)
     assert world.clock.monotonic() - began < STOP_SEC
+
+
+@pytest.mark.parametrize(("clients", "at_least_sec", "at_most_sec"), [(1, 60.0, 75.0), (0, 10.0, 15.0)])
+async def test_clients_that_stay_connected_delay_the_stop_of_a_unit_by_the_grace_period(
+    clients: int, at_least_sec: float, at_most_sec: float
+) -> None:
+    liar = routed("liar", 13000, unit="liar.service", evict=BOTH)
+    world = FakeWorld([liar, routed("b", 13000)], scheduler=SchedulerSettings(concurrent_leases=0))
+    world.vram.read_sec = READ_SEC
+    world.units.become("liar.service", UnitActivity.ACTIVE)
+    server = world.routes.place("liar", 13000)
+    server.lies, server.jobs = True, clients
+    world.units.units["liar.service"].stopped = lambda: world.routes.die("liar")
+    await world.start()
+    began = world.clock.monotonic()
+
+    await world.arbiter.acquire(client(), "b", AcquireOptions(timeout_sec=120))
+
+    assert at_least_sec <= world.clock.monotonic() - began <= at_most_sec
+    assert [(one.consumer, one.method) for one in reports(world)] == [("liar", "unit-stop")]
