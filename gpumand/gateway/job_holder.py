@@ -33,28 +33,35 @@ class JobHolder:
 
     Args:
         jobs: the held jobs.
+        store: keeps them for the next process.
         checks: sends busy checks.
     """
 
-    def __init__(self, jobs: Jobs, checks: BusyChecks) -> None:
-        self._jobs, self._checks = jobs, checks
+    def __init__(self, jobs: Jobs, store: JobStore, checks: BusyChecks) -> None:
+        self._jobs, self._store, self._checks = jobs, store, checks
 
-    def hold(self, exchange: Exchange, ticket: Ticket) -> None:
-        """Hold the job of a request whose lease was granted; the ticket is left when the job ends."""
-        entry, service, grant = exchange.entry, exchange.service, ticket.ready.result()
-        record = JobRecord(
-            id=os.urandom(8).hex(),
-            consumer=service.consumer,
-            listener=service.settings.name,
-            lease=grant.id,
-            endpoint=grant.endpoint,
-            client=entry.client.name,
-            method=entry.method,
-            path=entry.path[:MAX_TEXT],
-            status=entry.status,
-            began_usec=time.time_ns() // 1000,
-        )
-        self._jobs.hold(record, ticket, self.check(service, grant.endpoint), entry.client)
+    def begin(self, exchange: Exchange, ticket: Ticket) -> JobRecord:
+        """Record the job of a request that is about to be sent, so that the end of this process does not lose it."""
+        record = _record(exchange, ticket)
+        self._store.put(record)
+        return record
+
+    def drop(self, record: JobRecord) -> None:
+        """The request of a recorded job has failed, so that there is no work."""
+        self._store.discard(record)
+
+    def hold(self, exchange: Exchange, ticket: Ticket, begun: JobRecord | None = None) -> None:
+        """Hold the job of a request whose lease was granted; the ticket is left when the job ends.
+
+        Args:
+            exchange: the request.
+            ticket: its place in the lease.
+            begun: the record that was made when it was sent.
+        """
+        record = _record(exchange, ticket)
+        record = replace(record, id=begun.id) if begun else record
+        check = self.check(exchange.service, record.endpoint)
+        self._jobs.hold(record, ticket, check, exchange.client)
 
     def check(self, service: Service, url: str) -> BusyCheck:
         """The busy check of a service.
@@ -73,6 +80,22 @@ class JobHolder:
             return await self._checks.probe_busy(spec)
 
         return BusyCheck(probe, settings.busy_grace_sec, settings.max_job_sec)
+
+
+def _record(exchange: Exchange, ticket: Ticket) -> JobRecord:
+    entry, service, grant = exchange.entry, exchange.service, ticket.ready.result()
+    return JobRecord(
+        id=os.urandom(8).hex(),
+        consumer=service.consumer,
+        listener=service.settings.name,
+        lease=grant.id,
+        endpoint=grant.endpoint,
+        client=entry.client.name,
+        method=entry.method,
+        path=entry.path[:MAX_TEXT],
+        status=entry.status,
+        began_usec=time.time_ns() // 1000,
+    )
 
 
 class TakeOver:

@@ -106,7 +106,7 @@ class GatewayService:
         self._busy = BusyChecks()
         self._store = JobStore(lambda: state_dir(self.settings))
         self._jobs = self._make_jobs()
-        self._job_holder = JobHolder(self._jobs, self._busy)
+        self._job_holder = JobHolder(self._jobs, self._store, self._busy)
         self._take_over = TakeOver(self._jobs, self._arbiter.renew, self._leases.adopt, self._check_for)
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)

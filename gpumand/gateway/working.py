@@ -12,6 +12,7 @@ from gpumand.gateway.dialects import Dialect, dialect_of, is_unload, unload_answ
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder
 from gpumand.gateway.job_holder import JobHolder
+from gpumand.gateway.job_records import JobRecord
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.refusals import NotDelivered, Refused, refused
 from gpumand.gateway.routes.classes import RouteClass
@@ -65,17 +66,19 @@ class WorkHandler:
 
     async def _in_slot(self, exchange: Exchange, body: bytes | None, holder: Holder) -> web.StreamResponse:
         ticket = await self._parts.join(exchange)
-        endpoint: Endpoint | None = None
+        job: JobRecord | None = None
         try:
             endpoint = await self._parts.granted(exchange, ticket, holder)
+            job = self._jobs.begin(exchange, ticket) if exchange.entry.kind is RouteClass.JOB else None
             return await self._answer(exchange, endpoint, body, holder)
         finally:
             # The server may work on a job although its answer never arrived.
-            is_job = exchange.entry.kind is RouteClass.JOB and endpoint is not None and exchange.entry.status < 400
-            if is_job:
-                self._jobs.hold(exchange, ticket)
+            if job is not None and exchange.entry.status < 400:
+                self._jobs.hold(exchange, ticket, job)
             else:
                 ticket.leave()
+                if job is not None:
+                    self._jobs.drop(job)
 
     async def _answer(
         self, exchange: Exchange, endpoint: Endpoint, body: bytes | None, holder: Holder

@@ -131,6 +131,7 @@ class FakeService:
     async def _prompt(self, request: web.Request) -> web.StreamResponse:
         if request.method == "POST":
             self.jobs += 1
+            await asyncio.sleep(float(request.query.get("sec", "0")))
             return web.json_response({"prompt_id": "1"})
         if self.busy_answer is not None:
             status, body = self.busy_answer

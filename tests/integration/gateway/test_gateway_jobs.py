@@ -54,6 +54,10 @@ async def is_recorded(made: Front, count: int) -> bool:
     return file.exists() and len(json.loads(file.read_text())["jobs"]) == count
 
 
+async def has_job(made: Front) -> bool:
+    return made.service.jobs > 0
+
+
 async def has_taken_over(made: Front) -> bool:
     return "of the last process are held again" in made.gateway.log
 
@@ -159,6 +163,22 @@ async def test_next_gateway_holds_the_lease_of_a_job_again(tmp_path: Path, numbe
         await works_on(made, blocking, 2 * JOB_SEC / 3)
         await finish(made, blocking)
         assert "2 jobs of the last process are held again" in made.gateway.log
+
+
+async def test_job_is_taken_over_although_the_gateway_was_killed_before_its_answer(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI, NO_LINGER) as made:
+        posting = asyncio.create_task(post_job(made, f"/prompt?sec={JOB_SEC + 60}"))
+        await wait_until("the job is on disk", is_recorded, made, 1)
+        await wait_until("the service has the job", has_job, made)
+
+        await made.gateway.end(signal.SIGKILL)
+        await asyncio.gather(posting, return_exceptions=True)
+        await made.gateway.start()
+
+        await wait_until("the job is taken over", has_taken_over, made)
+        blocking = await block(made)
+        await works_on(made, blocking, 2.5)
+        await finish(made, blocking)
 
 
 async def test_request_after_a_restart_shares_the_lease_of_a_job(tmp_path: Path) -> None:

@@ -28,8 +28,15 @@ class Records:
         self.upstreams = self
         self.is_silent = True
 
-    def hold(self, *_: object) -> None:
-        self.events.append("held")
+    def begin(self, *_: object) -> str:
+        self.events.append("recorded")
+        return "job"
+
+    def drop(self, job: str) -> None:
+        self.events.append("dropped")
+
+    def hold(self, exchange: object, ticket: object, job: str) -> None:
+        self.events.append(f"held {job}")
 
     def leave(self) -> None:
         self.events.append("left")
@@ -53,12 +60,12 @@ class Records:
 @pytest.mark.parametrize(
     ("failure", "events"),
     [
-        (UpstreamDown(), ["left"]),
-        (refused(408, "slow_body", "The client has sent nothing."), ["left"]),
-        (NotDelivered(Refusal(502, "bad_gateway", "The TLS handshake failed.")), ["left"]),
-        (refused(400, "invalid_body", "The body ended early."), ["left"]),
-        (refused(502, "bad_gateway", "The service closed the connection without an answer."), ["held"]),
-        (asyncio.CancelledError(), ["held"]),
+        (UpstreamDown(), ["recorded", "left", "dropped"]),
+        (refused(408, "slow_body", "The client has sent nothing."), ["recorded", "left", "dropped"]),
+        (NotDelivered(Refusal(502, "bad_gateway", "The TLS handshake failed.")), ["recorded", "left", "dropped"]),
+        (refused(400, "invalid_body", "The body ended early."), ["recorded", "left", "dropped"]),
+        (refused(502, "bad_gateway", "The service closed the connection without an answer."), ["recorded", "held job"]),
+        (asyncio.CancelledError(), ["recorded", "held job"]),
     ],
 )
 async def test_lease_of_a_job_whose_request_failed(
