@@ -362,7 +362,7 @@ function requestCells(request) {
     [element("span", { className: "text", textContent: request.client })],
     [badge(request.state, request.state === "waiting" ? "wait" : "good"), note(waitOf(request))],
     [ago(request.began_usec)],
-    [request.status ? `${request.status}, ${bytes(request.sent_bytes)}` : ""],
+    [[request.status, request.sent_bytes && bytes(request.sent_bytes)].filter(Boolean).join(", ")],
     mayCancel ? [cancel] : [],
   ];
 }
