@@ -1,7 +1,8 @@
 """An HTTP server like those of consumers, of Python's standard library: ``python3 -m tests.e2e.stream_service PORT``.
 
 ``GET /health`` says that it runs, ``POST /stream {"chunks": 10, "pause_sec": 0.1}`` streams lines, and ``POST`` to any
-other path answers with the body that it got.
+other path answers with the body that it got. ``POST /prompt`` begins a job, which ``GET /prompt`` counts as ComfyUI
+does, and ``POST /done`` ends all jobs.
 """
 
 from __future__ import annotations
@@ -17,11 +18,16 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    jobs = 0
+
     def do_GET(self) -> None:
-        self._answer(b"ok\n")
+        count = {"exec_info": {"queue_remaining": Handler.jobs}}
+        self._answer(json.dumps(count).encode() if self.path == "/prompt" else b"ok\n")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path in ("/prompt", "/done"):
+            Handler.jobs = Handler.jobs + 1 if self.path == "/prompt" else 0
         if self.path == "/stream":
             self._stream(json.loads(body))
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -64,6 +65,12 @@ class Front:
 
     def active(self, unit: str) -> str:
         return self.machine.show(unit, "ActiveState")
+
+    def held_jobs(self) -> list[str]:
+        """The held jobs as gpumanctl shows them; empty while the gateway starts."""
+        done = self.machine.run(["gpumanctl", "gateway", "requests", "--json"], check=False)
+        found = json.loads(done.stdout) if done.returncode == 0 else []
+        return [f"{one['method']} {one['path']}" for one in found if one["state"] == "job"]
 
     def leases(self) -> dict[str, dict[str, Any]]:
         return self.host.client.leases()
@@ -281,6 +288,24 @@ def test_leases_of_a_killed_gateway_end_and_gpumand_is_unharmed(front: Front) ->
     front.machine.wait_until(lambda: old not in front.leases(), "its lease ends", deadline_sec=TTL_SEC + 5)
     assert front.machine.main_pid(DAEMON) == daemon
     assert front.post("afterwards") == "afterwards"
+
+
+def test_job_keeps_its_lease_over_a_restart_and_a_kill_of_the_gateway(front: Front) -> None:
+    front.configure(f'{LISTENER}preset = "comfyui"\n')
+    front.machine.systemctl("restart", GATEWAY)
+    front.machine.run(front.curl("/prompt", "{}"), timeout=60)
+    (lease,) = front.leases()
+    front.machine.systemctl("restart", GATEWAY)
+    front.machine.wait_until(lambda: front.held_jobs() == ["POST /prompt"], "the next process holds the job")
+    before = front.machine.main_pid(GATEWAY)
+    front.machine.systemctl("kill", "--signal=KILL", GATEWAY)
+    front.machine.wait_until(lambda: front.machine.main_pid(GATEWAY) not in (0, before), "systemd restarts it")
+    front.machine.wait_until(lambda: front.held_jobs() == ["POST /prompt"], "the next process holds the job")
+    killed_at = time.monotonic()
+    front.machine.wait_until(lambda: time.monotonic() > killed_at + TTL_SEC + 1, "a lease without renewals has ended")
+    assert list(front.leases()) == [lease]
+    front.machine.run(front.curl("/done", "", SERVICE_PORT))
+    front.machine.wait_until(lambda: front.leases() == {}, "the job has ended")
 
 
 def test_hanging_gateway_is_restarted_by_the_watchdog(front: Front) -> None:
