@@ -19,16 +19,18 @@ class Recorded:
         requests: method, target and body of each request that arrived completely.
         begun: the targets of all heads.
         errors: what was no valid HTTP.
+        connections: the targets of all heads, by connection.
     """
 
     url: str = ""
     requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    connections: list[list[str]] = field(default_factory=list)
 
 
 @contextlib.asynccontextmanager
-async def recording_service() -> AsyncIterator[Recorded]:
+async def recording_service(port: int = 0) -> AsyncIterator[Recorded]:
     """A running server that answers every complete request with 200."""
     recorded, tasks = Recorded(), set[asyncio.Task[None]]()
 
@@ -39,7 +41,7 @@ async def recording_service() -> AsyncIterator[Recorded]:
         with contextlib.closing(writer), contextlib.suppress(ConnectionError):
             await _serve(reader, writer, recorded)
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
     recorded.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield recorded
@@ -53,6 +55,8 @@ async def recording_service() -> AsyncIterator[Recorded]:
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, recorded: Recorded) -> None:
     parser = h11.Connection(h11.SERVER)
     request, body = None, b""
+    targets: list[str] = []
+    recorded.connections.append(targets)
     while True:
         try:
             event = parser.next_event()
@@ -66,6 +70,7 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rec
         elif isinstance(event, h11.Request):
             request, body = event, b""
             recorded.begun.append(event.target.decode())
+            targets.append(event.target.decode())
         elif isinstance(event, h11.Data):
             body += bytes(event.data)
         elif isinstance(event, h11.EndOfMessage):
