@@ -22,7 +22,8 @@ def lease_limits(status: Mapping[str, Any], consumers: Sequence[Entry], leases: 
     """
     own_units = {str(one.get("name", "")): str(one.get("unit") or "") for one in consumers}
     standing = [one for one in leases if _takes_slot(one, own_units)]
-    devices = {str(one.get("index")) for one in status.get("devices") or () if isinstance(one, dict)}
+    listed = status.get("devices")
+    devices = {str(one.get("index")) for one in listed if isinstance(one, dict)} if isinstance(listed, list) else set()
     limit = status.get("concurrent_leases")
     slots = limit if isinstance(limit, int) and limit > 0 else None
     free = {device: _free(device, standing, slots) for device in devices}

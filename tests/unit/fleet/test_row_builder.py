@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpumand.domain.consumer import Residency
@@ -91,9 +91,10 @@ entries = st.dictionaries(
 )
 
 
+@example({"devices": 1}, {})
 @given(
     st.dictionaries(
-        st.sampled_from(["devices", "consumers", "queue", "version"]), st.lists(entries, max_size=3) | values
+        st.sampled_from(["devices", "consumers", "queue", "leases", "version"]), st.lists(entries, max_size=3) | values
     ),
     st.dictionaries(st.text(max_size=4), st.dictionaries(st.sampled_from(["loads", "unloads", "holds"]), values)),
 )
