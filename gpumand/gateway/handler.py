@@ -175,7 +175,7 @@ class Gateway:
             # The client left while its answer was being written.
             exchange.connection.abort()
             exchange.entry.status = CLIENT_GONE
-            return exchange.response or _gone()
+            return _gone() if exchange.response is None else exchange.response
 
     async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
         if exchange.is_foreign and exchange.entry.kind in (RouteClass.WORK, RouteClass.JOB):

@@ -136,7 +136,9 @@ class Holder:
         text = await self._describe()
         exchange.entry.waits_for = text
         if exchange.dialect.content_type or exchange.response is not None:
-            exchange.response = exchange.response or await self._begin()
+            # Debian 12's aiohttp takes a response for false, as an empty mapping.
+            if exchange.response is None:
+                exchange.response = await self._begin()
             await exchange.response.write(exchange.dialect.drip(text))
         elif exchange.request.transport is not None:
             # aiohttp has no way to send an interim answer; nothing else is written before the answer begins.

@@ -1,4 +1,4 @@
-"""The installed gateway with Debian's own aiohttp: probes for smuggling, uploads, streams, WebSockets, reuse."""
+"""The installed gateway with Debian's own aiohttp: probes for smuggling, uploads, streams, WebSockets, drip, reuse."""
 
 from __future__ import annotations
 
@@ -101,3 +101,17 @@ def test_uploads_streams_and_websockets_pass(traffic: Traffic) -> None:
     assert found["echo"] == ["echo hello", "chat"]
     assert traffic.host.machine.show(GATEWAY, "NRestarts") == "0"
     assert "Traceback" not in traffic.machine.journal(GATEWAY)
+
+
+def test_waiting_stream_gets_signs_of_life_and_then_its_answer(traffic: Traffic) -> None:
+    lease, _ = traffic.host.client.acquire("blocker")
+    waiting = traffic.machine.start(traffic.client("drip", "fake"))
+    assert waiting.stdout is not None
+    first = json.loads(waiting.stdout.readline())
+    traffic.machine.run(["sleep", "1"])  # several further signs of life
+    traffic.host.client.release(lease)
+    rest, errors = waiting.communicate(timeout=30)
+
+    assert errors == ""
+    assert first.startswith(": fake: ")
+    assert json.loads(rest) == {"words": ['data: {"word": "one"}', 'data: {"word": "two"}', "data: [DONE]"]}
