@@ -109,7 +109,10 @@ def reported_failure(route: Route, answer: Answer, *, needs_proof: bool = False)
 
 def _event_failure(route: Route, event: Event, *, needs_proof: bool) -> str:
     """Return the failure that the last event of an answer reports, or ""."""
-    document = parse(event.data) if route.success or route.error else UNUSABLE
+    has_pointers = bool(route.success or route.error)
+    document = parse(event.data) if has_pointers or needs_proof else UNUSABLE
+    if not has_pointers and _is_plain_failure(document):
+        return f"reports a failure: {excerpt(event.data)}"
     error = _text(value_at(document, route.error))
     if event.name == ERROR_EVENT or error:
         return f"reports a failure: {error or excerpt(event.data)}"
@@ -121,6 +124,16 @@ def _event_failure(route: Route, event: Event, *, needs_proof: bool) -> str:
         kind = "answer" if event.is_only else "last event"
         return f"its {kind} has no usable value at {route.success}: {excerpt(event.data) or 'it is empty'}"
     return ""
+
+
+def _is_plain_failure(document: Any) -> bool:
+    """Return whether an answer to a load reports a failure by the names that servers use, if no position is configured.
+
+    The readings verify an unload, so that its answer need not be guessed.
+    """
+    error = document.get("error") if isinstance(document, dict) else None
+    is_error = isinstance(error, str | dict) and bool(_text(error))
+    return is_error or (isinstance(document, dict) and document.get("success") is False)
 
 
 def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:

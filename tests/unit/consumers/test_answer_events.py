@@ -146,3 +146,23 @@ def test_any_bytes_are_accepted(body: bytes, tail: bytes) -> None:
     for failure in (_failure(body), _failure(body, tail=tail), _failure(body, load=False)):
         assert failure == "" or (failure.isprintable() and len(failure) < 300)
     assert _last(body, tail) in body + tail or b"\n" in _last(body, tail)
+
+
+@pytest.mark.parametrize(
+    ("body", "fails"),
+    [
+        (b'{"success": false, "message": "no such model"}', True),
+        (b'{"error": "CUDA out of memory"}', True),
+        (b'{"error": {"code": 500, "message": "no such model"}}', True),
+        (b'{"success": true, "error": null}', False),
+        (b'{"error": ""}', False),
+        (b'{"status": "ok"}', False),
+        (b'["error"]', False),
+        (b"OK", False),
+        (b"", False),
+    ],
+)
+def test_plain_failure_of_a_load_is_recognised_without_positions(body: bytes, fails: bool) -> None:
+    answer = Answer(200, "OK", body=body)
+    assert bool(answers.reported_failure(Route("/load"), answer, needs_proof=True)) is fails
+    assert answers.reported_failure(Route("/unload"), answer) == "", "readings verify an unload"
