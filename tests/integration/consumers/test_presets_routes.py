@@ -103,7 +103,7 @@ async def test_busy_route_distinguishes_busy_from_idle(name: str, routes: HttpRo
     stopped = await routes.probe_busy(spec)
 
     assert idle.jobs == 0
-    assert busy.jobs in (1, 2)
+    assert busy.jobs in (1, 2, 3), "the web interfaces report a number of jobs and the name of one"
     assert (stopped.jobs, stopped.refused) == (None, True)
 
 
