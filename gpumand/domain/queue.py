@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from gpumand.domain.request import Request
+if TYPE_CHECKING:
+    from gpumand.domain.request import Request
 
 Rank = tuple[float, int]
 
