@@ -18,7 +18,7 @@ from enum import StrEnum
 
 from gpumand.domain import budget
 from gpumand.domain.decision import Decision, refuse, wait
-from gpumand.domain.device import Devices, Sample, error_word
+from gpumand.domain.device import SOURCE_STRIDE, Devices, Sample, error_word
 from gpumand.domain.errors import DeviceUnavailable
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_devices, format_mib
@@ -28,6 +28,9 @@ NO_SOURCE_WORDS = frozenset({"no-source", "nvml-library-missing"})
 
 LASTING_WORDS = frozenset({"driver-mismatch"})
 """Errors that do not end without an administrator, so that no request waits for their end."""
+
+MIG_STRIDE = 100
+"""Indices of MIG instances are those of their GPU plus 1, times this number."""
 
 UNCHECKED = "loads are not checked against real memory; set [gpu] total_mib"
 UNCHECKED_WITH_TOTAL = "loads are not checked against real memory, only against [gpu] total_mib"
@@ -152,7 +155,23 @@ def _lost(sample: Sample) -> str:
 def _advice_for_lost(sample: Sample) -> str:
     if sample.source != "nvml":
         return "Check the kernel log: journalctl -k."
-    return "Check nvidia-smi and the kernel log. To reset it: gpumanctl gpu release -- nvidia-smi --gpu-reset"
+    if error_word(sample.error) == "gpu-lost":
+        return "Check the kernel log (journalctl -k), and reboot the host: a GPU off the bus can seldom be reset."
+    command = reset_command(sample.index, sample.aliases)
+    return f"Check nvidia-smi and the kernel log. To reset it: gpumanctl gpu release -- {command}"
+
+
+def reset_command(device: int, aliases: Iterable[str] = ()) -> str:
+    """The command that resets one NVIDIA GPU. Without an id, nvidia-smi would reset all GPUs of the host.
+
+    Args:
+        device: index of the device.
+        aliases: its PCI address, which stays the same when another GPU vanishes.
+    """
+    index = device % SOURCE_STRIDE
+    # Only the whole GPU of a MIG instance can be reset.
+    gpu = index if index < MIG_STRIDE else index // MIG_STRIDE - 1
+    return f"nvidia-smi --gpu-reset --id={next(iter(aliases), gpu)}"
 
 
 def _lost_for(state: ConsumerState, sample: Sample) -> str:

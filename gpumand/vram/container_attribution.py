@@ -76,6 +76,7 @@ class ContainerAttribution:
         self._places: dict[ProcessIdentity, ProcessPlace] = {}
         self._unit_places: dict[str, ProcessPlace] = {}
         self._known: dict[str, EngineContainer] = {}
+        self._answered: frozenset[str] = frozenset()
         self._links: dict[str, str] = {}
         self._waiting_units: frozenset[str] = frozenset()
         self._search: asyncio.Task[None] | None = None
@@ -94,6 +95,7 @@ class ContainerAttribution:
             return
         self._rules = rules
         self._known, self._links, self._waiting_units, self._searched = {}, {}, frozenset(), frozenset()
+        self._answered = frozenset()
         if self._search is not None:
             self._search.cancel()
 
@@ -186,7 +188,8 @@ class ContainerAttribution:
         """Consumers that may hold memory although no process was attributed to them."""
         places = [*(self.place_of(one) for one in identities), *self._unit_places.values()]
         unlinked = [place for place in places if place.cgroup.container and not self._is_attributed(place)]
-        return undecided(self._rules, places, unlinked, self._known, self._waiting_units)
+        answered = {text: one for text, one in self._known.items() if text in self._answered}
+        return undecided(self._rules, places, unlinked, answered, self._waiting_units)
 
     async def close(self) -> None:
         """End the search and the thread."""
@@ -224,6 +227,8 @@ class ContainerAttribution:
 
     def _start_search(self, ids: frozenset[str]) -> None:
         has_new = not ids <= self._searched
+        # A new container may be one of the configuration that was created again: it has the name, but another id.
+        self._answered = frozenset() if has_new else self._answered
         self._retry_sec = FIRST_RETRY_SEC if has_new else min(LAST_RETRY_SEC, self._retry_sec * 2)
         self._retry_at = self._monotonic() + self._retry_sec
         self._searched = ids
@@ -231,7 +236,9 @@ class ContainerAttribution:
         self._search.add_done_callback(_log_failure)
 
     async def _find_consumers(self) -> None:
-        self._known = await self._inspect_configured()
+        found = await self._inspect_configured()
+        # An engine that does not answer for once has its containers all the same.
+        self._known, self._answered = {**self._known, **found}, frozenset(found)
         containers, rules = self._listed(), self._rules
         places = {one: place for one, (place, _) in containers.items()}
         pids = {one: pid for one, (_, pid) in containers.items() if pid}

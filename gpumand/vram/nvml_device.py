@@ -5,25 +5,20 @@ All functions block; call them in the library's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from typing import Any
 
-from gpumand.domain.device import Pool, ProcessUse, Sample
+from gpumand.domain.device import Pool, Sample
 from gpumand.vram import nvml_mig
-from gpumand.vram.nvml_binding import ProcessInfo
 from gpumand.vram.nvml_host import NOT_SUPPORTED, NvmlHost
 from gpumand.vram.nvml_library import LOST_GPU, CallFailed, Code, NvmlLibrary
-from gpumand.vram.nvml_memory import Memory
+from gpumand.vram.nvml_memory import MIB, NOT_AVAILABLE, Memory, ceil_mib
+from gpumand.vram.nvml_processes import believable, read_processes
 from gpumand.vram.process import short_name
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime
-
-MIB = 1 << 20
-NOT_AVAILABLE = (1 << 64) - 1
-"""NVML's value for "not available", which is the largest number and not zero."""
 
 UNSUPPORTED_VERSION = frozenset({Code.FUNCTION_NOT_FOUND, Code.INVALID_ARGUMENT, Code.ARGUMENT_VERSION_MISMATCH})
 
@@ -121,7 +116,9 @@ def _read(
     library: NvmlLibrary, names: ProcessNames, host: NvmlHost, device: Device, reading_time: ReadingTime
 ) -> Sample:
     memory, error = host.complete(device.uuid, device.name, *_read_memory(library, host, device))
-    processes, complete = _processes(library, names, device)
+    handles = (device.handle, *device.other_handles)
+    processes, complete = read_processes(library, names, handles, device.instance)
+    processes = believable(processes, memory)
     sample = Sample(
         index=device.index,
         uuid=device.uuid,
@@ -204,88 +201,8 @@ def _checked(info: Any) -> Memory:
     # A total of 0 means that the driver has no value: unknown is not zero.
     if info.total in (0, NOT_AVAILABLE):
         raise CallFailed(Code.NOT_SUPPORTED, f"the driver reports a total of {info.total} bytes")
-    return Memory(_floor_mib(info.total), _ceil_mib(info.used), _floor_mib(info.free))
-
-
-@dataclass(frozen=True, slots=True)
-class _ProcessList:
-    """One of NVML's lists of processes.
-
-    Attributes:
-        function: NVML's function, without version suffix.
-        always_supported: every driver has this list, so its absence is a failure.
-        graphics: graphics processes; a MIG instance has none and may lack the list.
-    """
-
-    function: str
-    always_supported: bool
-    graphics: bool = False
-
-
-LISTS = (
-    _ProcessList("nvmlDeviceGetComputeRunningProcesses", always_supported=True),
-    _ProcessList("nvmlDeviceGetGraphicsRunningProcesses", always_supported=True, graphics=True),
-    _ProcessList("nvmlDeviceGetMPSComputeRunningProcesses", always_supported=False),
-)
-
-
-def _processes(library: NvmlLibrary, names: ProcessNames, device: Device) -> tuple[tuple[ProcessUse, ...], bool]:
-    """Return the processes of all lists, one entry per pid, and whether the lists are complete."""
-    found: dict[int, int | None] = {}
-    complete = True
-    for process_list, handle in product(LISTS, (device.handle, *device.other_handles)):
-        try:
-            _merge(found, _read_list(library, process_list.function, handle, device.instance))
-        except CallFailed as failure:
-            if failure.code in LOST_GPU:  # concerns the device, not this list
-                raise
-            unsupported = failure.code in (Code.FUNCTION_NOT_FOUND, Code.NOT_SUPPORTED)
-            is_optional = not process_list.always_supported or (process_list.graphics and device.instance is not None)
-            complete = complete and unsupported and is_optional
-    return tuple(ProcessUse(pid, found[pid], names.name_of(pid)) for pid in sorted(found)), complete
-
-
-def _merge(found: dict[int, int | None], processes: Iterable[tuple[int, int | None]]) -> None:
-    """Add processes to ``found``; of two values for one pid, keep the larger one."""
-    # A process that uses compute and graphics is in both lists with the same memory, so the values are not added.
-    for pid, mib in processes:
-        known = [value for value in (found.get(pid), mib) if value is not None]
-        found[pid] = max(known) if known else None
-
-
-def _read_list(library: NvmlLibrary, function: str, handle: Any, instance: int | None) -> list[tuple[int, int | None]]:
-    try:
-        entries = _call_until_it_fits(library, f"{function}_v3", handle)
-    except CallFailed as failure:
-        if failure.code != Code.FUNCTION_NOT_FOUND:
-            raise
-        entries = _call_until_it_fits(library, f"{function}_v2", handle)
-    own = [entry for entry in entries if instance is None or _belongs_to(entry, instance)]
-    return [(int(entry.pid), _ceil_mib(entry.usedGpuMemory)) for entry in own]
-
-
-def _belongs_to(entry: Any, instance: int) -> bool:
-    """Return whether a process belongs to a MIG instance."""
-    # Some drivers list the processes of the whole GPU for each of its instances.
-    return nvml_mig.NO_INSTANCE in (instance, number := getattr(entry, "gpuInstanceId", instance)) or number == instance
-
-
-def _call_until_it_fits(library: NvmlLibrary, function: str, handle: Any, tries: int = 3) -> list[ProcessInfo]:
-    """Call a list function, with retries if the list grows during the call."""
-    # The length is queried first and then the list. A process that appears in between makes the buffer too small.
-    for tries_left in reversed(range(tries)):
-        try:
-            return library.call(library.nvml.processes, function, handle)
-        except CallFailed as failure:
-            if failure.code != Code.INSUFFICIENT_SIZE or not tries_left:
-                raise
-    raise AssertionError("unreachable")
+    return Memory(_floor_mib(info.total), ceil_mib(info.used), _floor_mib(info.free))
 
 
 def _floor_mib(value: int | None) -> int | None:
     return None if value in (None, NOT_AVAILABLE) else int(value) // MIB
-
-
-def _ceil_mib(value: int | None) -> int | None:
-    """Convert used bytes to MiB, rounded up, so that a small amount does not become zero."""
-    return None if value in (None, NOT_AVAILABLE) else -(-int(value) // MIB)

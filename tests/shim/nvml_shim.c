@@ -34,7 +34,8 @@ struct device {
 };
 struct name { unsigned pid; char path[256]; };
 struct shim {
-    int init_error, call_error, kernel, generation, grow, devices, names, gpus; /* devices: GPUs and instances */
+    int init_error, call_error, kernel, generation, grow, wide; /* wide: version 3 of lists has larger entries */
+    int devices, names, gpus; /* devices: GPUs and instances */
     int gpu[MAX_DEVICES];
     struct device device[MAX_DEVICES];
     struct name name[MAX_NAMES];
@@ -151,6 +152,7 @@ static void shim_line(const char *call, const char *key, const char *value)
     else if (!strcmp(key, "call_error")) shim.call_error = atoi(value);
     else if (!strcmp(key, "kernel")) shim.kernel = atoi(value);
     else if (!strcmp(key, "generation")) shim.generation = atoi(value);
+    else if (!strcmp(key, "wide_lists")) shim.wide = atoi(value);
     else if (!strcmp(key, "grow")) shim.grow = atoi(value);
     else if (!strcmp(key, "hang") && sscanf(value, "%63s %1023[^\n]", where, path) == 2) {
         if (strstr(call, where) || !strcmp(where, "any"))
@@ -447,8 +449,9 @@ int nvmlDeviceGetPowerUsage(void *handle, unsigned *value) { SENSOR("power", pow
 int nvmlDeviceGetEnforcedPowerLimit(void *handle, unsigned *value) { SENSOR("power_limit", power_limit) }
 
 struct process_info { unsigned pid; u64 used; unsigned gpu_instance, compute_instance; };
+struct wide_info { struct process_info info; u64 protected; };
 
-static int fill(void *handle, unsigned *count, struct process_info *to, int which)
+static int fill(void *handle, unsigned *count, struct process_info *to, int which, int wide)
 {
     static unsigned asked;
     struct device *device;
@@ -464,18 +467,22 @@ static int fill(void *handle, unsigned *count, struct process_info *to, int whic
         return INSUFFICIENT_SIZE;
     for (unsigned i = 0; i < list->count; i++) {
         long long mib = list->process[i].mib;
-        to[i] = (struct process_info){list->process[i].pid, mib < 0 ? (u64)-1 : bytes(mib), (unsigned)list->process[i].instance, -1u};
+        struct process_info one = {list->process[i].pid, mib < 0 ? (u64)-1 : bytes(mib), (unsigned)list->process[i].instance, -1u};
+        if (wide)
+            ((struct wide_info *)to)[i] = (struct wide_info){one, 0};
+        else
+            to[i] = one;
     }
     return OK;
 }
 
-#define LIST(function, which) \
-    int function(void *handle, unsigned *count, struct process_info *to) { return fill(handle, count, to, which); }
-LIST(nvmlDeviceGetComputeRunningProcesses_v3, COMPUTE)
-LIST(nvmlDeviceGetComputeRunningProcesses_v2, COMPUTE)
-LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, GRAPHICS)
-LIST(nvmlDeviceGetGraphicsRunningProcesses_v2, GRAPHICS)
-LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, MPS)
+#define LIST(function, which, wide) \
+    int function(void *handle, unsigned *count, struct process_info *to) { return fill(handle, count, to, which, wide); }
+LIST(nvmlDeviceGetComputeRunningProcesses_v3, COMPUTE, shim.wide)
+LIST(nvmlDeviceGetComputeRunningProcesses_v2, COMPUTE, 0)
+LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, GRAPHICS, shim.wide)
+LIST(nvmlDeviceGetGraphicsRunningProcesses_v2, GRAPHICS, 0)
+LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, MPS, shim.wide)
 
 int nvmlSystemGetProcessName(unsigned pid, char *text, unsigned size)
 {

@@ -135,6 +135,7 @@ class Shim:
         hang_in: the calls that hang: "init", "count", "handle", "memory", "list", "process_name", or "any".
         hang_while: calls hang while this file exists; the first one creates a file with the suffix ".entered".
         grow: number of process lists that outgrow their array between two calls.
+        wide_lists: version 3 of the process lists has larger entries than the API says, as in driver 535.54.
         process_names: pid -> result of nvmlSystemGetProcessName; other pids are not found.
     """
 
@@ -146,6 +147,7 @@ class Shim:
     hang_in: str = "any"
     hang_while: Path | None = None
     grow: int = 0
+    wide_lists: bool = False
     process_names: dict[int, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
@@ -154,6 +156,7 @@ class Shim:
             yield f"hang {self.hang_in} {self.hang_while}"
         for key in ("init_error", "call_error", "kernel", "generation", "grow"):
             yield f"{key} {getattr(self, key)}"
+        yield f"wide_lists {int(self.wide_lists)}"
         for pid, name in self.process_names.items():
             yield f"process_name {pid} {name}"
         for device in self.devices:

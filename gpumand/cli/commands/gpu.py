@@ -66,8 +66,8 @@ def release(ctx: click.Context, duration: float, timeout: float, force: bool, co
 
     Meanwhile requests wait, and nothing is loaded or evicted. Consumers that use the GPU must be evicted first. With
     CMD, the driver is taken again when CMD ends, and the exit status is that of CMD:
-    gpumanctl gpu release -- nvidia-smi --gpu-reset. Without CMD, it is taken again by gpumanctl gpu take, after the
-    time of --for, or when gpumand restarts.
+    gpumanctl gpu release -- nvidia-smi --gpu-reset --id=0. Without CMD, it is taken again by gpumanctl gpu take, after
+    the time of --for, or when gpumand restarts.
     """
     options = global_options(ctx)
     call_options: dict[str, tuple[str, Any]] = {

@@ -117,10 +117,51 @@ def test_list_that_grows_during_the_call_is_read_again(lab: Lab, grow: int, attr
     assert only_device(lab.worker().read())["attributed"] is attributed
 
 
+def test_lists_with_larger_entries_than_the_api_says_are_read_in_their_older_version(lab: Lab) -> None:
+    lab.shim.wide_lists = True
+    lab.shim.devices[0].compute = {4711: 8000, 4712: 3000, 4713: None}
+    lab.write()
+    sample = only_device(lab.worker().read())
+    assert {one["pid"]: one["used_mib"] for one in sample["processes"]} == {4711: 8000, 4712: 3000, 4713: None}
+
+
+def test_damaged_entries_of_a_list_are_left_out_and_the_list_is_incomplete(lab_of: Callable[..., Lab]) -> None:
+    lab = lab_of("nvmlDeviceGetComputeRunningProcesses_v2")
+    lab.shim.wide_lists = True
+    lab.shim.devices[0].compute = {4711: 8000, 4712: 3000}
+    lab.write()
+    sample = only_device(lab.worker().read())
+    assert [(one["pid"], one["used_mib"]) for one in sample["processes"]] == [(4711, 8000)]
+    assert not sample["attributed"], "the process 4712 is missing"
+
+
+def test_process_that_seems_to_hold_nothing_is_unknown_while_memory_is_unexplained(lab: Lab) -> None:
+    lab.shim.devices[0].compute = {4711: 0, 4712: 300}
+    lab.shim.devices[0].used_mib = 9000
+    lab.write()
+    sample = only_device(lab.worker().read())
+    assert {one["pid"]: one["used_mib"] for one in sample["processes"]} == {4711: None, 4712: 300}
+    assert not sample["attributed"]
+    lab.shim.devices[0].used_mib = 400
+    lab.write()
+    sample = only_device(lab.worker().read())
+    assert {one["pid"]: one["used_mib"] for one in sample["processes"]} == {4711: 0, 4712: 300}
+    assert sample["attributed"]
+
+
+def test_process_that_seems_to_hold_more_than_the_device_has_is_unknown(lab: Lab) -> None:
+    lab.shim.devices[0].compute = {4711: 1 << 30, 4712: 300}
+    lab.shim.devices[0].used_mib = 9000
+    lab.write()
+    sample = only_device(lab.worker().read())
+    assert {one["pid"]: one["used_mib"] for one in sample["processes"]} == {4711: None, 4712: 300}
+    assert not sample["attributed"]
+
+
 def test_process_names_come_from_nvml_or_proc_and_are_printable(lab: Lab) -> None:
     sleeper = subprocess.Popen(["sleep", "60"])
     lab.shim.process_names = {10: "/opt/comfy ui/bin/python3", 11: "x" * 200, 12: "a\x07b", os.getpid(): "/"}
-    lab.shim.devices[0].compute = dict.fromkeys((10, 11, 12, sleeper.pid, 1 << 30), 1)
+    lab.shim.devices[0].compute = dict.fromkeys((10, 11, 12, sleeper.pid, 1 << 22), 1)
     lab.write()
     try:
         sample = only_device(lab.worker().read())
@@ -128,7 +169,7 @@ def test_process_names_come_from_nvml_or_proc_and_are_printable(lab: Lab) -> Non
         sleeper.kill()
         sleeper.wait()
     names = {process["pid"]: process["name"] for process in sample["processes"]}
-    assert names == {10: "python3", 11: "x" * 64, 12: "a?b", sleeper.pid: "sleep", 1 << 30: ""}
+    assert names == {10: "python3", 11: "x" * 64, 12: "a?b", sleeper.pid: "sleep", 1 << 22: ""}
 
 
 def test_simultaneous_readers_share_a_reading_that_is_not_stale(lab: Lab) -> None:

@@ -10,6 +10,7 @@ import pytest
 from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.errors import DeviceUnavailable, InsufficientVram, TimedOut
 from gpumand.domain.request import AcquireOptions, Grant, Verdict
+from gpumand.domain.unread_devices import reset_command
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, reports, routed
 
@@ -184,6 +185,36 @@ async def test_device_is_lost_until_a_reading_succeeds(later: str) -> None:
     world.vram.fail("")
 
     assert (await world.arbiter.acquire(client(), "a", LONG)).loaded
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("gpu-lost: the GPU has fallen off the bus", "reboot the host"),
+        ("gpu-reset-required: the GPU must be reset", "gpumanctl gpu release -- nvidia-smi --gpu-reset --id=0$"),
+    ],
+)
+async def test_advice_for_a_lost_gpu_resets_no_other_gpu(error: str, advice: str) -> None:
+    world = beside_a_game(3000)
+    world.vram.name = "nvml"
+    await world.start()
+    world.vram.fail_device(0, error, lost=True)
+    await world.arbiter.state.sample()
+
+    with pytest.raises(DeviceUnavailable, match=advice):
+        await world.arbiter.acquire(client(), "a", LONG)
+
+
+@pytest.mark.parametrize(
+    ("device", "aliases", "command"),
+    [
+        (1, ("0000:03:00.0", "PCI-0000:03:00.0"), "nvidia-smi --gpu-reset --id=0000:03:00.0"),
+        (205, (), "nvidia-smi --gpu-reset --id=1"),
+        (10_002, (), "nvidia-smi --gpu-reset --id=2"),
+    ],
+)
+def test_reset_names_its_gpu(device: int, aliases: tuple[str, ...], command: str) -> None:
+    assert reset_command(device, aliases) == command
 
 
 @pytest.mark.parametrize("error", ["no-devices: the driver lists no GPU", "driver-lost: NVML error 999"])

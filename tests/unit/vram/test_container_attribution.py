@@ -323,6 +323,45 @@ async def test_unknown_container_is_not_taken_for_zero_while_no_engine_answers(h
     assert await host.held("comfyui") == 0, "the engine has no such container"
 
 
+async def test_container_stays_attributed_while_its_engine_answers_no_more(host: Host) -> None:
+    host.proc.add(GPU_PID, f"/system.slice/docker-{ID}.scope")
+    host.engine.states = [docker()]
+    host.configure(comfyui={"container": "comfyui"})
+    assert await host.consumers() == ["comfyui"]
+    host.engine.failure = ContainerFailed("docker does not answer", "unavailable")
+    host.proc.add(GPU_PID_2, f"/system.slice/docker-{OTHER}.scope")
+    host.hold(GPU_PID, GPU_PID_2)
+    assert await host.consumers() == ["comfyui", ""], "the engine was asked about a new container"
+
+
+async def test_container_that_was_created_again_is_unknown_until_its_engine_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(tmp_path, monkeypatch)
+    host.containers._wait_sec = 0.02
+    host.hold(GPU_PID)
+    host.proc.add(GPU_PID, f"/system.slice/docker-{ID}.scope")
+    host.engine.states = [docker()]
+    host.configure(comfyui={"container": "comfyui"})
+    async with asyncio.timeout(30):
+        while await host.consumers() != ["comfyui"]:
+            pass
+    host.engine.answering.clear()
+    host.engine.states = [docker(OTHER, pid=GPU_PID_2)]
+    host.proc.add(GPU_PID_2, f"/system.slice/docker-{OTHER}.scope")
+    host.hold(GPU_PID_2)
+    assert await host.held("comfyui") is None, "the engine has not said which container has the name now"
+    host.engine.answering.set()
+    async with asyncio.timeout(30):
+        while await host.held("comfyui") != 5000:
+            pass
+    host.engine.failure = ContainerFailed("docker does not answer", "unavailable")
+    host.proc.add(GPU_PID, f"/system.slice/docker-{'ab' * 32}.scope")
+    host.hold(GPU_PID)
+    assert await host.held("comfyui") is None, "it may have been created again"
+    await host.source.close()
+
+
 async def test_engine_that_hangs_delays_a_reading_only_once_and_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from shlex import quote
 
@@ -11,8 +12,10 @@ from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warnin
 from gpumand.cli.doctor.unread import effect_of
 from gpumand.discovery.daemons import OtherDaemon
 from gpumand.domain.device import error_word
-from gpumand.domain.unread_devices import UNCHECKED
+from gpumand.domain.unread_devices import UNCHECKED, reset_command
 from gpumand.version import VERSION
+
+RESET_REQUIRED = re.compile(r"device ([0-9]{1,6}): gpu-reset-required")
 
 
 def bus(facts: Facts) -> Iterator[Finding]:
@@ -118,8 +121,10 @@ def _fix_of(error: str, facts: Facts) -> str:
     """What to do about a reading that fails, where one step helps for certain or is the next one to try."""
     if error_word(error) == "no-source" and UNCHECKED in error:
         return "set total_mib in [gpu] to the size of your GPU, then: " + facts.ctl("reload")
-    if any(word in error for word in ("gpu-lost", "gpu-reset-required")):
-        return facts.ctl_as_root("gpu release -- nvidia-smi --gpu-reset")
+    if "gpu-lost" in error:
+        return facts.root("journalctl -k -g NVRM") + "   # the cause; a GPU off the bus seldom works before a reboot"
+    if found := RESET_REQUIRED.search(error):
+        return facts.ctl_as_root(f"gpu release -- {reset_command(int(found[1]))}")
     return ""
 
 

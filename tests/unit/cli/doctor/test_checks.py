@@ -101,7 +101,18 @@ def test_a_version_mismatch_and_a_degraded_daemon_are_found() -> None:
 @pytest.mark.parametrize(
     ("error", "fix"),
     [
-        ("device 0: gpu-lost: the GPU has fallen off the bus", "sudo gpumanctl gpu release -- nvidia-smi --gpu-reset"),
+        (
+            "device 0: gpu-lost: the GPU has fallen off the bus",
+            "sudo journalctl -k -g NVRM   # the cause; a GPU off the bus seldom works before a reboot",
+        ),
+        (
+            "device 1: gpu-reset-required: the GPU must be reset before it can be used again",
+            "sudo gpumanctl gpu release -- nvidia-smi --gpu-reset --id=1",
+        ),
+        (
+            "device 203: gpu-reset-required: the GPU must be reset before it can be used again",
+            "sudo gpumanctl gpu release -- nvidia-smi --gpu-reset --id=1",
+        ),
         (f"no-source: no card; {UNCHECKED}", "set total_mib in [gpu] to the size of your GPU, then: gpumanctl reload"),
         (f"no-source: no card; {UNCHECKED_WITH_TOTAL}", ""),
     ],
