@@ -129,7 +129,7 @@ def _read_list(library: NvmlLibrary, function: str, handle: Any) -> tuple[list[P
 
 
 def _is_sound(entry: ProcessInfo) -> bool:
-    return 0 < entry.pid <= MAX_PID
+    return bool(0 < entry.pid <= MAX_PID)
 
 
 def _belongs_to(entry: Any, instance: int) -> bool:
