@@ -19,6 +19,7 @@ class AmdMemory:
         gtt_total, gtt_used: host RAM that the card can map.
         discrete: the card has a board or memory chips of its own.
         has_vram: the driver has the file ``mem_info_vram_total``; GPUs without VRAM lack it.
+        shares_ram: earlier readings have shown that host RAM is its pool, which only the firmware can change.
     """
 
     vram_total: int | None
@@ -27,6 +28,7 @@ class AmdMemory:
     gtt_used: int | None
     discrete: bool = True
     has_vram: bool = True
+    shares_ram: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def uses_gtt(memory: AmdMemory, choice: PoolChoice = PoolChoice.AUTO) -> bool:
     if not memory.has_vram:
         return memory.gtt_total is not None
     if memory.discrete or memory.vram_total is None or memory.gtt_total is None:
-        return False
+        return memory.shares_ram and not memory.discrete
     return memory.vram_total < memory.gtt_total
 
 

@@ -80,6 +80,7 @@ class _Known:
     bdf: str
     discrete: bool = False
     has_vram: bool = False
+    shares_ram: bool = False
     device: int | None = None
 
 
@@ -111,6 +112,8 @@ class AmdgpuSession:
         ram, holders, amounts = read_pool(self._root), _holders(self._root, cards), self._dmem.read()
         for uuid, card in present.items():
             sample = self._sample(self._known[uuid], card, ram, holders, reading_time)
+            shares_ram = self._known[uuid].shares_ram or (sample.pool is Pool.UNIFIED and sample.is_measured)
+            self._known[uuid] = replace(self._known[uuid], shares_ram=shares_ram)
             # The dmem controller counts memory of the card only: where host RAM is the pool, it sees nearly nothing.
             is_counted = sample.pool is Pool.VRAM
             self.used_cards[uuid] = UsedCard(card, bool(sample.processes))
@@ -155,10 +158,12 @@ class AmdgpuSession:
         aliases = _aliases(card.bdf)
         options = options_of((known.uuid, *aliases), self._options)
         own = holders.on(card.bdf) if holders else {}
-        found = device_memory(memory, sum(own.values()), ram, options)
+        seen_bytes = sum(held or 0 for held in own.values())
+        found = device_memory(memory, seen_bytes, ram, options)
         asleep = self._sleep.is_asleep(card, reading_time.monotonic)
         unseen_mib = max(UNSEEN_MIB, (found.total_mib or 0) // UNSEEN_PART)
-        seen_mib = sum(own.values()) // MIB
+        unnamed_mib = (found.used_mib or 0) - seen_bytes // MIB
+        is_complete = holders is not None and found.used_mib is not None and None not in own.values()
         return Sample(
             index=known.index,
             uuid=known.uuid,
@@ -167,8 +172,8 @@ class AmdgpuSession:
             total_mib=found.total_mib,
             used_mib=found.used_mib,
             free_mib=found.free_mib,
-            processes=tuple(ProcessUse(pid, -(-held // MIB), command_name(pid)) for pid, held in sorted(own.items())),
-            attributed=holders is not None and found.used_mib is not None and found.used_mib - seen_mib <= unseen_mib,
+            processes=tuple(ProcessUse(pid, _mib(own[pid]), command_name(pid)) for pid in sorted(own)),
+            attributed=is_complete and unnamed_mib <= unseen_mib,
             taken_at=reading_time.monotonic,
             sampled_usec=reading_time.realtime_usec,
             error=found.error,
@@ -188,11 +193,11 @@ class AmdgpuSession:
 class _Holders:
     """The memory of the processes in KFD, by PCI address of the card."""
 
-    def __init__(self, held: Mapping[str, Mapping[int, int]]) -> None:
+    def __init__(self, held: Mapping[str, Mapping[int, int | None]]) -> None:
         self._held = held
 
-    def on(self, bdf: str) -> Mapping[int, int]:
-        """Bytes by pid on a card."""
+    def on(self, bdf: str) -> Mapping[int, int | None]:
+        """Bytes by pid on a card; None = unknown."""
         return self._held.get(bdf, {})
 
 
@@ -201,10 +206,12 @@ def _holders(root: Root, cards: Mapping[str, Card]) -> _Holders | None:
     if not kfd.exists(root):
         return None
     nodes = kfd.nodes(root)
-    held: dict[str, dict[int, int]] = defaultdict(lambda: defaultdict(int))
-    for (pid, gpu_id), mib in kfd.use(root).items():
+    held: dict[str, dict[int, int | None]] = defaultdict(dict)
+    for (pid, gpu_id), amount in kfd.use(root).items():
         if (node := nodes.get(gpu_id)) is not None:
-            held[_card_of(node.bdf, cards)][pid] += mib
+            on_card = held[_card_of(node.bdf, cards)]
+            so_far = on_card.get(pid, 0)
+            on_card[pid] = None if amount is None or so_far is None else so_far + amount
     return _Holders(held)
 
 
@@ -229,7 +236,12 @@ def _memory(card: Card, known: _Known) -> AmdMemory:
         number("gtt_used"),
         discrete=known.discrete,
         has_vram=known.has_vram,
+        shares_ram=known.shares_ram,
     )
+
+
+def _mib(held: int | None) -> int | None:
+    return None if held is None else -(-held // MIB)
 
 
 def _aliases(bdf: str) -> tuple[str, ...]:

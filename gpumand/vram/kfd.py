@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,27 +77,32 @@ def bdf_of(domain: int, location_id: int) -> str:
     return f"{domain:04x}:{bus:02x}:{slot:02x}.{function}"
 
 
-def use(root: Root = "/") -> dict[tuple[int, int], int]:
+def use(root: Root = "/") -> dict[tuple[int, int], int | None]:
     """Bytes that each process has allocated on each GPU, by (pid, gpu_id). Processes without memory are left out.
+
+    An amount that cannot be read is None: the process may hold anything.
 
     ROCm opens every GPU of the host, so that most files hold 0.
     """
     folder = below(root, f"{FOLDER}/proc")
-    found: dict[tuple[int, int], int] = {}
+    found: dict[tuple[int, int], int | None] = {}
     for name in _listed(folder)[:MAX_PROCESSES]:
         pid = parse_number(name)
         for gpu_id, held in _held(folder / name).items() if pid else ():
-            if pid and held:
+            if pid and held != 0:
                 found[pid, gpu_id] = held
     return found
 
 
-def _held(folder: Path) -> dict[int, int]:
-    """Bytes by gpu_id in the folder of a process, with those of its contexts."""
-    held: dict[int, int] = defaultdict(int)
+def _held(folder: Path) -> dict[int, int | None]:
+    """Bytes by gpu_id in the folder of a process, with those of its contexts; None where one cannot be read."""
+    held: dict[int, int | None] = {}
     for path in _vram_files(folder, MAX_DEPTH):
-        # A process may end at any moment: what cannot be read any more is not held any more.
-        held[int(path.name.removeprefix("vram_"))] += read_number(path) or 0
+        gpu_id, amount = int(path.name.removeprefix("vram_")), read_number(path)
+        # A process may end at any moment: a file that is gone has nothing any more.
+        if amount is not None or path.exists():
+            so_far = held.get(gpu_id, 0)
+            held[gpu_id] = None if amount is None or so_far is None else so_far + amount
     return held
 
 

@@ -28,9 +28,12 @@ SMALL_PART = 4
 _INTEGRATED = re.compile(r"\b(GB10|Thor|Orin|Xavier|Tegra|Jetson|N1X)\b", re.IGNORECASE)
 
 _WITH_MEMORY = re.compile(
-    r"\b(GeForce|RTX|GTX|GT|TITAN|Quadro|Tesla|GRID|NVS|G[BH][23]00|[ABHLTVPKM][0-9]{1,4}[A-Z]{0,3})\b", re.IGNORECASE
+    r"\b(GeForce|RTX|GTX|GT|TITAN|Quadro|Tesla|GRID|NVS|CMP|Graphics Device|PG[0-9]{3}|G[BH][23]00"
+    r"|[ABHLTVPKM][0-9]{1,4}[A-Z]{0,3})\b",
+    re.IGNORECASE,
 )
-"""Product lines with memory of their own: GeForce RTX 4090, Tesla T4, A100-SXM4-80GB, H200, L40S, GB200 …"""
+"""Product lines with memory of their own: GeForce RTX 4090, Tesla T4, A100-SXM4-80GB, H200, L40S, GB200, CMP 170HX …
+"Graphics Device" and board numbers (PG506) are cards that the driver does not know by name."""
 
 
 class NvmlHost:

@@ -28,6 +28,7 @@ NO_DMEM = (
     "no-dmem: the kernel reports no memory of this card. Intel cards need Linux 6.14 or newer with CONFIG_CGROUP_DMEM "
     "and cgroup v2"
 )
+NO_HOST_RAM = "no-host-ram: /proc/meminfo has no MemTotal or no MemAvailable"
 
 
 class XeSource(ThreadedSource):
@@ -104,8 +105,10 @@ class XeSession:
         """The GPU of a processor, whose memory is host RAM."""
         pool = read_pool(self._root)
         reserve_mib = DEFAULT_RESERVE_MIB if options.reserve_mib is None else options.reserve_mib
+        is_known = pool.total_mib is not None and pool.available_mib is not None
         return replace(
             blank,
+            error="" if is_known else NO_HOST_RAM,
             total_mib=pool.total_mib,
             used_mib=pool.used_mib,
             free_mib=pool.free_mib(reserve_mib),

@@ -187,6 +187,26 @@ async def test_a_file_that_vanishes_while_the_card_is_removed_is_unknown(host: H
     assert (sample.free_mib, sample.pool, sample.integrated) == (None, Pool.VRAM, False)
 
 
+async def test_an_unreadable_amount_of_a_process_is_unknown_and_not_zero(host: Host) -> None:
+    mi300x(host.tree)
+    host.tree.write("/sys/class/kfd/kfd/proc/7003/vram_28851", b"")
+    sample = await host.sample()
+    assert [(one.pid, one.used_mib) for one in sample.processes] == [(7001, 20000), (7002, 36000), (7003, None)]
+    assert not sample.attributed
+
+
+@pytest.mark.parametrize("name", ["mem_info_gtt_total", "mem_info_vram_total"])
+async def test_an_apu_keeps_its_pool_while_one_of_the_sizes_cannot_be_read(host: Host, name: str) -> None:
+    strix_halo(host.tree)
+    before = await host.sample()
+    folder = host.tree.path("/sys/bus/pci/devices/0000:c6:00.0")
+    folder = folder if folder.exists() else next(host.tree.root.glob("sys/devices/**/0000:c6:00.0"))
+    (folder / name).write_bytes(b"")
+    sample = await host.sample()
+    assert (sample.pool, sample.integrated) == (Pool.UNIFIED, True)
+    assert memory(sample) in (memory(before), (None, None, None)), "512 MiB of carve-out are not the pool"
+
+
 async def test_an_unknown_amount_of_host_ram_makes_free_memory_of_an_apu_unknown(host: Host) -> None:
     strix_halo(host.tree)
     host.tree.write("/proc/meminfo", "MemTotal:   130986440 kB\n")

@@ -57,6 +57,9 @@ def complete(tmp_path: Path, name: str) -> tuple[Memory, str]:
         "GH200 480GB",
         "V100S-PCIE-32GB",
         "Tesla K80",
+        "NVIDIA CMP 170HX",
+        "NVIDIA Graphics Device",
+        "NVIDIA PG506-232",
     ],
 )
 def test_host_ram_never_passes_for_the_memory_of_a_card_that_has_its_own(tmp_path: Path, name: str) -> None:

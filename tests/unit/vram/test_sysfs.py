@@ -78,7 +78,7 @@ def test_kfd_adds_the_contexts_of_a_process_and_skips_processes_without_memory(t
     tree.write("/sys/class/kfd/kfd/proc/4900/vram_38924", 0)
     tree.write("/sys/class/kfd/kfd/proc/broken/vram_38924", 5)
     tree.write("/sys/class/kfd/kfd/proc/4901/vram_38924", b"")
-    assert kfd.use(tree.root) == {(4711, 38924): 13736345600 + 1048576}
+    assert kfd.use(tree.root) == {(4711, 38924): 13736345600 + 1048576, (4901, 38924): None}
 
 
 def test_host_ram_without_the_huge_pages_set_aside_at_boot(tree: HostTree) -> None:

@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from gpumand.domain.device import Pool, Reading, Sample
 from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings
+from gpumand.domain.unread_devices import Access, access
 from gpumand.host.clock import SystemClock
 from gpumand.testing.host_tree import ARC_B580, FakeCard, HostTree, rx7900xtx
 from gpumand.vram import make_source
@@ -95,6 +96,15 @@ async def test_gpu_of_a_processor_shares_host_ram_and_is_marked_as_integrated(tr
     assert (integrated.integrated, integrated.pool, integrated.proves_release) == (True, Pool.UNIFIED, False)
     assert memory(integrated) == (32768, 12288, 20480 - 4096)
     assert (card.integrated, card.index) == (False, 1)
+
+
+async def test_unknown_host_ram_of_the_gpu_of_a_processor_is_an_error_and_not_a_host_without_a_source(
+    tree: HostTree, source: XeSource
+) -> None:
+    tree.add_card(PROCESSOR)
+    sample = await only(source)
+    assert (memory(sample), sample.error.partition(":")[0]) == ((None, None, None), "no-host-ram")
+    assert access(sample) is Access.NEVER_READ
 
 
 async def test_card_that_vanishes_is_lost_and_keeps_its_index(tree: HostTree, source: XeSource) -> None:
