@@ -56,8 +56,7 @@ def _table(name: str, keys: dict[str, Key]) -> str:
 
 def _example(table: str, key: str) -> str:
     """A second paragraph of the key's entry."""
-    line = example(table, key)
-    return f"\n  Example: `{line}`\n" if line else ""
+    return f"\n  Example: `{example(table, key)}`\n"
 
 
 OWN: dict[str, Callable[[], str]] = {

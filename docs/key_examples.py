@@ -176,17 +176,12 @@ _FLEET = {
     "allow_plaintext": "true",
 }
 
-WITHOUT_EFFECT = {("consumers.NAME.unload", "async_load")}
-"""Keys that a table shares with another one, and that are refused in it."""
-
 _NAMED_BY_HOST = ("fleet.peers", "fleet.allow")
 """Tables whose keys are names of hosts."""
 
 
 def example(table: str, key: str) -> str:
-    """Return a line of TOML for a key; "" if the key has no effect in that table."""
-    if (table, key) in WITHOUT_EFFECT:
-        return ""
+    """Return a line of TOML for a key."""
     return f"{'gpu2' if table in _NAMED_BY_HOST else key} = {EXAMPLES[table][key]}"
 
 

@@ -35,8 +35,8 @@ class _Footprint(Leaf):
 
 
 @keys_table
-class RouteTable:
-    """A request that makes a consumer load or unload its model."""
+class UnloadTable:
+    """A request that makes a consumer unload its model: the keys that have an effect there."""
 
     path: str = key(Text("path", validators.route_path), ROUTE_DOC)
     method: str = key(Text("HTTP method", validators.http_method), "HTTP method.", default=default_of(Route, "method"))
@@ -63,6 +63,12 @@ class RouteTable:
         "value there that is not empty means that the request failed.",
         default=default_of(Route, "error"),
     )
+
+
+@keys_table
+class RouteTable(UnloadTable):
+    """A request that makes a consumer load its model. Unload routes are read by it too, see ``check_routes``."""
+
     async_load: bool = key(
         Boolean(),
         "Early response of a load route: the server responds before the model is loaded, and its old state remains "

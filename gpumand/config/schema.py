@@ -11,7 +11,7 @@ from typing import Any
 
 from gpumand.config import validators
 from gpumand.config.busy_schema import BusyTable
-from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTable
+from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTable, UnloadTable
 from gpumand.config.problems import Place, ProblemList, quoted
 from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
@@ -265,6 +265,6 @@ TABLES: dict[str, type[Any]] = {
     "consumers.NAME.health": HealthTable,
     "consumers.NAME.busy": BusyTable,
     "consumers.NAME.load": RouteTable,
-    "consumers.NAME.unload": RouteTable,
+    "consumers.NAME.unload": UnloadTable,
 }
 """All tables of the configuration, in the order of the reference."""

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "scripts")]
 
 from generated import tables_with_examples  # noqa: E402 - found by the line above
-from key_examples import EXAMPLES, WITHOUT_EFFECT, example  # noqa: E402
+from key_examples import EXAMPLES, example  # noqa: E402
 from preset_pages import configuration, preset_pages  # noqa: E402
 
 ALL_TABLES = {**TABLES, **GATEWAY_TABLES, **NOTIFY_TABLES, **FLEET_TABLES}
@@ -100,7 +100,7 @@ ALONE = {("hooks.NAME", "webhook"), ("fleet.etcd", "domain")}
 
 def test_every_key_has_an_example_and_no_example_is_left_over() -> None:
     keys = {(name, key) for name, table in ALL_TABLES.items() for key in keys_of(table)}
-    assert set(KEYS) == keys - WITHOUT_EFFECT
+    assert set(KEYS) == keys
 
 
 def document(table: str, key: str, folder: Path) -> str:
@@ -127,6 +127,13 @@ def test_example_of_the_key_is_accepted(table: str, key: str, tmp_path: Path) ->
     file = tmp_path / "one.toml"
     file.write_text(document(table, key, tmp_path), encoding="utf-8")
     assert reader(table)(file) is not None
+
+
+def test_reference_does_not_list_a_key_of_load_routes_for_unload_routes() -> None:
+    shown = {
+        name: tables_with_examples({name: TABLES[name]}) for name in ("consumers.NAME.load", "consumers.NAME.unload")
+    }
+    assert [name for name, text in shown.items() if "async_load" in text] == ["consumers.NAME.load"]
 
 
 def test_reference_shows_the_example_below_its_key() -> None:
