@@ -114,6 +114,8 @@ def test_a_removed_package_file_is_a_problem(host: Host) -> None:
     finally:
         host.machine.run(["mv", f"{rules}.away", rules])
     assert missing["what"] == f"{rules} is missing"
+    # This machine has the package from a file, and no repository with it.
+    assert missing["mend"].startswith("apt-get install --reinstall ./gpumand_")
 
 
 def test_calibrate_measures_by_route_and_by_stop_and_leaves_no_lease(host: Host) -> None:

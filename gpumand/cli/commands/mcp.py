@@ -9,9 +9,10 @@ import click
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.options import Command, global_options
+from gpumand.cli.packages import library_advice
 
 MAJOR = 2
-INSTALL = "pipx install 'gpumand[mcp]', or pipx inject gpumand 'mcp>=2' for a gpumand from pipx"
+REQUIREMENT = f"mcp>={MAJOR}"
 
 
 @click.command(cls=Command)
@@ -38,7 +39,9 @@ def mcp(ctx: click.Context) -> None:
 def _check_package() -> None:
     """Raise Failure if the package mcp is missing or too old."""
     if find_spec("mcp") is None:
-        raise Failure(ExitCode.FAILURE, f"the Python package mcp is not installed. Install it: {INSTALL}")
+        raise Failure(
+            ExitCode.FAILURE, f"the Python package mcp is not installed. Install it: {library_advice(REQUIREMENT)}"
+        )
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -48,4 +51,4 @@ def _check_package() -> None:
     major = found.partition(".")[0]
     if not major.isdigit() or int(major) < MAJOR:
         message = f"the Python package mcp is version {found or 'unknown'}, but {MAJOR} or later is needed"
-        raise Failure(ExitCode.FAILURE, f"{message}. Install it: {INSTALL}")
+        raise Failure(ExitCode.FAILURE, f"{message}. Install it: {library_advice(REQUIREMENT)}")

@@ -35,6 +35,7 @@ from gpumand.cli.doctor.gateway import read_gateway
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
 from gpumand.cli.options import GlobalOptions
+from gpumand.cli.packages import ELSEWHERE, OWN, Packages, read_packages
 from gpumand.cli.session import connected
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
@@ -78,7 +79,17 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
     unread = await asyncio.to_thread(unread_cards, host_root())
     gateway = await asyncio.to_thread(read_gateway) if facts.is_system else None
-    return await probe_consumers(replace(facts, dmem=dmem, unread_cards=unread, gateway=gateway))
+    packages = await asyncio.to_thread(_read_packages, facts)
+    return await probe_consumers(replace(facts, dmem=dmem, unread_cards=unread, gateway=gateway, packages=packages))
+
+
+def _read_packages(facts: Facts) -> Packages:
+    """What apt says about packages, which takes most of a second; only where a finding may name one."""
+    bus, unit, driver = facts.bus, facts.service, facts.driver
+    is_incomplete = not bus.is_activatable or not bus.has_polkit or bool(bus.denied or facts.missing_files)
+    is_absent = unit is not None and unit.load_state == "not-found"
+    is_needed = is_incomplete or is_absent or (driver is not None and bool(driver.error))
+    return read_packages((*OWN, *ELSEWHERE)) if is_needed else Packages()
 
 
 async def _query_bus(client: Client, facts: Facts) -> Facts:

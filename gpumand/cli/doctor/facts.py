@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpumand.cli.packages import Packages, install_command
 from gpumand.config.problems import ConfigProblem
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.daemons import OtherDaemon
@@ -247,6 +248,7 @@ class Facts:
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
         containers: running containers; None when they were not looked for.
         gateway: the gateway; None when it is not configured.
+        packages: what apt says about the packages that findings may name.
     """
 
     caller: Caller
@@ -269,6 +271,7 @@ class Facts:
     busy: Mapping[str, BusyReport] = field(default_factory=dict)
     containers: ContainerFacts | None = None
     gateway: GatewayFacts | None = None
+    packages: Packages = field(default_factory=Packages)
 
     @property
     def is_system(self) -> bool:
@@ -295,6 +298,11 @@ class Facts:
     def root(self, command: str) -> str:
         """A command that needs root, with ``sudo`` when the caller is not root."""
         return command if self.caller.uid == 0 or self.user else f"sudo {command}"
+
+    def install(self, package: str, *, again: bool = False) -> str:
+        """A command that installs a package, from where this host can get it; ``again`` replaces its files."""
+        command = install_command(package, self.packages, prefix=self.root(""), again=again)
+        return command.replace("gpumanctl setup", self.ctl("setup"))
 
     def ctl(self, words: str) -> str:
         """A gpumanctl command for the examined gpumand."""

@@ -13,6 +13,7 @@ from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.fleet_setup.files import FOR_GROUP, PUBLIC, SECRET, NewFile, give_to_group, read_bytes, read_secret
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.cli.fleet_setup.toml_text import HostPlan, etcd_settings, fleet_toml
+from gpumand.cli.packages import library_advice
 from gpumand.config.problems import ConfigProblems
 from gpumand.fleet.certificates import KeyPair, create_ca, create_host, create_member, is_available
 from gpumand.fleet.config import load
@@ -72,7 +73,7 @@ def url_host(url: str) -> str:
 def require_cryptography() -> None:
     """Raise Failure if the library that creates certificates is missing."""
     if not is_available():
-        advice = "Install it: apt install python3-cryptography, or pip install gpumand[fleet]"
+        advice = f"Install it: {library_advice('cryptography>=38', debian='python3-cryptography')}"
         raise Failure(ExitCode.FAILURE, f"the Python library cryptography is missing. {advice}")
 
 

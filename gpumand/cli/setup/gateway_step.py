@@ -15,6 +15,7 @@ from pathlib import Path
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import Places, Proposal, apply, propose, without
 from gpumand.cli.options import GlobalOptions
+from gpumand.cli.packages import install_command, read_packages
 from gpumand.cli.render.gateway_setup import narrowing
 from gpumand.cli.setup.commands import is_active, run_all
 from gpumand.cli.setup.dialog import Dialog
@@ -28,13 +29,18 @@ LISTEN_SEC = 900.0
 """For each service: a server that loads its model before it listens may need minutes."""
 
 POLL_SEC = 0.2
-INSTALL = "sudo apt install gpumand-gateway"
+PACKAGE = "gpumand-gateway"
 ADDRESS = "http://127.0.0.1:8770"
 
 
 def is_installed() -> bool:
     """Whether the units of the gateway are there; Debian has them in a package of its own."""
     return any((folder / SOCKET).exists() for folder in UNIT_FOLDERS)
+
+
+def installation() -> str:
+    """How to install the gateway on this host, as a sentence without its end."""
+    return f"To use it, run: {install_command(PACKAGE, read_packages(), prefix='sudo ')}"
 
 
 def proposal(options: GlobalOptions) -> Proposal:

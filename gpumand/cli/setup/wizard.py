@@ -183,7 +183,7 @@ class Wizard:
         not_done = ExitCode.FAILURE if wanted else ExitCode.OK
         dialog.heading("Gateway: programs that know only an address get leases through it.")
         if not gateway_step.is_installed():
-            dialog.say(f"It is not installed. To use it: {gateway_step.INSTALL}, and run setup again.")
+            dialog.say(f"It is not installed. {gateway_step.installation()}", "Then run setup again.")
             return not_done
         proposal = gateway_step.proposal(self._options)
         if not proposal.ready:

@@ -238,5 +238,6 @@ def test_without_the_package_the_command_says_how_to_install_it(tmp_path: Path) 
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("gpumanctl: the Python package mcp is not installed. Install it: pipx install")
+    assert done.stderr.startswith("gpumanctl: the Python package mcp is not installed. Install it: ")
+    assert "'mcp>=2'" in done.stderr
     assert len(done.stderr.splitlines()) == 1

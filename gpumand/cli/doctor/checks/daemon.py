@@ -29,7 +29,7 @@ def bus(facts: Facts) -> Iterator[Finding]:
         yield problem(
             f"the D-Bus policy does not allow you to call {BUS_NAME}: {facts.bus.denied}",
             "the policy file org.gpumand1.conf is missing or was not loaded",
-            facts.root("apt-get install --reinstall gpumand"),
+            facts.install("gpumand", again=True),
         )
 
 
@@ -58,7 +58,7 @@ def _not_running(facts: Facts) -> Finding:
         why = "the next D-Bus call or connection to its socket starts it"
         return problem("gpumand is not running", why, facts.systemctl("start gpumand"))
     why = "a D-Bus call does not start it either; it does not seem to be installed"
-    return problem("gpumand is not running", why, facts.root("apt-get install gpumand"))
+    return problem("gpumand is not running", why, facts.install("gpumand"))
 
 
 def owner(facts: Facts) -> Iterator[Finding]:
@@ -84,7 +84,7 @@ def service(facts: Facts) -> Iterator[Finding]:
         why = "nothing can start it"
         yield problem("gpumand.service is masked", why, facts.systemctl("unmask gpumand.service"))
     elif unit.load_state == "not-found":
-        yield problem("gpumand.service is not installed", "", facts.root("apt-get install gpumand"))
+        yield problem("gpumand.service is not installed", "", facts.install("gpumand"))
     elif unit.active_state == "failed":
         yield problem(
             f"gpumand.service has failed (result {unit.result or 'unknown'})",

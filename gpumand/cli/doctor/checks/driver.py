@@ -8,9 +8,9 @@ from gpumand.cli.doctor.facts import Driver, Facts
 from gpumand.cli.doctor.finding import Finding, problem, warning
 from gpumand.cli.doctor.unread import effect_of
 
+LIBRARY = "libnvidia-ml1"
+WITHOUT_LIBRARY = ("nvml-library-missing", "driver-unreadable")
 FIXES = {
-    "nvml-library-missing": "apt-get install libnvidia-ml1",
-    "driver-unreadable": "apt-get install libnvidia-ml1",
     "driver-not-loaded": "modprobe nvidia",
     "driver-mismatch": "reboot",
 }
@@ -27,8 +27,8 @@ def library(facts: Facts) -> Iterator[Finding]:
         return
     if driver.error:
         keyword = driver.error.partition(":")[0]
-        fix = FIXES.get(keyword, "nvidia-smi")
-        yield problem(driver.error + _versions(driver), effect_of(driver.error, facts), facts.root(fix))
+        fix = facts.install(LIBRARY) if keyword in WITHOUT_LIBRARY else facts.root(FIXES.get(keyword, "nvidia-smi"))
+        yield problem(driver.error + _versions(driver), effect_of(driver.error, facts), fix)
     elif driver.kernel_version and driver.library_version not in ("", driver.kernel_version):
         yield warning(
             "the NVML library and the loaded kernel module have different driver versions" + _versions(driver),

@@ -16,11 +16,11 @@ def polkit(facts: Facts) -> Iterator[Finding]:
         yield problem(
             "polkit is not available",
             "only root and a consumer's own unit may acquire, and gpumand may not start or stop units",
-            facts.root("apt-get install polkitd"),
+            facts.install("polkitd"),
         )
     for path in facts.missing_files:
         why = "without it polkit refuses permitted actions"
-        yield problem(f"{path} is missing", why, facts.root("apt-get install --reinstall gpumand"))
+        yield problem(f"{path} is missing", why, facts.install("gpumand", again=True))
 
 
 def group(facts: Facts) -> Iterator[Finding]:

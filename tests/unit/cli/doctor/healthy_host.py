@@ -9,6 +9,7 @@ from typing import Any
 from gpumand.cli.doctor.checks import examine
 from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Dmem, Driver, Facts, GatewayFacts, Node, UnitFacts
 from gpumand.cli.doctor.finding import Finding
+from gpumand.cli.packages import Packages
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Health, HealthRoute, Route, Settings
 from gpumand.version import VERSION
 from tests.unit.cli import samples
@@ -55,6 +56,7 @@ HEALTHY = Facts(
     gateway=GatewayFacts("/etc/gpumand/gateway.toml", open={}),
     dmem=Dmem(("nvidia/00000000:01:00.0/vidmem",), is_enabled=True),
     unread_cards=(),
+    packages=Packages(downloadable=frozenset({"gpumand", "polkitd", "libnvidia-ml1"})),
     caller=Caller(1000, "alice", is_member=True, is_listed=True, group_exists=True),
     bus=Bus(
         is_running=True,

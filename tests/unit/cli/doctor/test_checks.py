@@ -10,6 +10,7 @@ import pytest
 from gpumand.cli.doctor.checks import CHECKS, examine
 from gpumand.cli.doctor.facts import Bus, Caller, Configuration, Driver, Facts, Node
 from gpumand.cli.doctor.finding import Severity
+from gpumand.cli.packages import Packages
 from gpumand.cli.render.doctor import as_json, doctor_lines
 from gpumand.cli.render.theme import Theme
 from gpumand.config.problems import ConfigProblem
@@ -45,6 +46,11 @@ def test_a_stopped_daemon_comes_with_the_start_command() -> None:
     assert only_finding(stopped_daemon(HEALTHY), "daemon").fix == "sudo systemctl start gpumand"
     assert "next D-Bus call" in only_finding(stopped_daemon(HEALTHY), "daemon").why
     assert only_finding(stopped_daemon(bus(is_activatable=False)), "daemon").fix == "sudo apt-get install gpumand"
+    from_file = Packages(installed={"gpumand": "0.1.0-1"}, downloadable=frozenset())
+    absent = replace(stopped_daemon(bus(is_activatable=False)), packages=from_file)
+    assert only_finding(absent, "daemon").fix.startswith("sudo apt-get install ./gpumand_0.1.0-1_all.deb   # no repo")
+    of_user = replace(absent, user=True, packages=Packages(downloadable=frozenset()))
+    assert only_finding(of_user, "daemon").fix == "gpumanctl --user setup"
     private = stopped_daemon(bus(kind="unix:path=/tmp/bus"))
     assert findings(private, "daemon")[0].fix == "gpumand --bus-address 'unix:path=/tmp/bus'"
     own = replace(stopped_daemon(bus(kind="session")), user=True)

@@ -18,6 +18,7 @@ import pytest
 from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_setup import Places, Proposal
 from gpumand.cli.options import GlobalOptions
+from gpumand.cli.packages import Packages
 from gpumand.cli.render.gateway_setup import proposal_lines
 from gpumand.cli.setup import first_lease, gateway_step, new_services
 from gpumand.cli.setup import wizard as wizard_module
@@ -313,8 +314,12 @@ def test_a_gateway_that_was_asked_for_and_is_not_possible_now_is_a_failure(
     assert made._put_gateway_in_front() == code
     assert ("Not now: ollama is leased" in capsys.readouterr().out) is (wanted is not False)
     monkeypatch.setattr(gateway_step, "is_installed", lambda: False)
+    installed = Packages(installed={"gpumand": "1:0.1.0-1"}, downloadable=frozenset())
+    monkeypatch.setattr(gateway_step, "read_packages", lambda: installed)
     assert made._put_gateway_in_front() == code
-    assert ("sudo apt install gpumand-gateway" in capsys.readouterr().out) is (wanted is not False)
+    assert ("sudo apt-get install ./gpumand-gateway_0.1.0-1_all.deb" in capsys.readouterr().out) is (
+        wanted is not False
+    )
 
 
 def test_a_lease_that_would_unload_a_service_is_left_out_with_the_reason(
