@@ -26,15 +26,24 @@ def library(facts: Facts) -> Iterator[Finding]:
     if driver is None:
         return
     if driver.error:
-        keyword = driver.error.partition(":")[0]
-        fix = facts.install(LIBRARY) if keyword in WITHOUT_LIBRARY else facts.root(FIXES.get(keyword, "nvidia-smi"))
-        yield problem(driver.error + _versions(driver), effect_of(driver.error, facts), fix)
+        yield problem(driver.error + _versions(driver), effect_of(driver.error, facts), _fix_of(driver, facts))
     elif driver.kernel_version and driver.library_version not in ("", driver.kernel_version):
         yield warning(
             "the NVML library and the loaded kernel module have different driver versions" + _versions(driver),
             "programs started from now on cannot use the GPU",
             facts.root("reboot"),
         )
+
+
+def _fix_of(driver: Driver, facts: Facts) -> str:
+    keyword = driver.error.partition(":")[0]
+    if keyword not in WITHOUT_LIBRARY:
+        return facts.root(FIXES.get(keyword, "nvidia-smi"))
+    if not driver.kernel_version or not facts.packages.has_apt:
+        return facts.install(LIBRARY)
+    # The library of another version would replace parts of a driver that works for other programs.
+    packages = f"{LIBRARY} libnvidia-compute-{driver.kernel_version.partition('.')[0]}"
+    return f"apt-cache policy {packages}   # install the one that has version {driver.kernel_version}"
 
 
 def _versions(driver: Driver) -> str:

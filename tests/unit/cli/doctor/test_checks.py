@@ -134,6 +134,14 @@ def test_a_driver_fault_seen_by_daemon_and_doctor_is_reported_once_with_its_fix(
     assert only_finding(facts, "driver").fix == "sudo apt-get install libnvidia-ml1"
 
 
+def test_library_to_install_has_the_version_of_the_loaded_module() -> None:
+    """The library of another version would replace a working driver, and then fail with driver-mismatch."""
+    error = "driver-unreadable: NVIDIA's driver is loaded, but cannot be read: libnvidia-ml.so.1 is not installed"
+    facts = replace(HEALTHY, driver=Driver(error=error, kernel_version="580.95.05"))
+    fix = findings(facts, "driver")[0].fix
+    assert fix == "apt-cache policy libnvidia-ml1 libnvidia-compute-580   # install the one that has version 580.95.05"
+
+
 def test_configuration_errors_come_with_file_and_line() -> None:
     mistake = ConfigProblem("/etc/gpumand/conf.d/a.toml", 3, 1, "consumers.x.unti", "unknown key", "unit")
     facts = replace(HEALTHY, config=Configuration(problems=(mistake,)))
@@ -221,7 +229,7 @@ def driver(**changes: Any) -> Facts:
 
 
 def test_faults_of_the_driver_have_a_fix() -> None:
-    missing = only_finding(driver(error="nvml-library-missing: it is not installed"), "driver")
+    missing = only_finding(driver(error="nvml-library-missing: it is not installed", kernel_version=""), "driver")
     assert missing.fix == "sudo apt-get install libnvidia-ml1"
     mismatch = only_finding(driver(error="driver-mismatch: versions differ", library_version="570.1.2"), "driver")
     assert mismatch.what == "driver-mismatch: versions differ (module 550.54.14, library 570.1.2)"
