@@ -33,12 +33,14 @@ class KnownGrant:
         revision: the revision of the ledger, without changes that do not matter.
         queue_revision: the revision of the queue after the pass.
         ahead: how many requests were ahead of the granted one.
+        was_leased: whether the consumer had another lease.
     """
 
     place: Devices
     revision: int
     queue_revision: int
     ahead: int
+    was_leased: bool
 
 
 class RepeatedGrants:
@@ -53,7 +55,7 @@ class RepeatedGrants:
         self._places: dict[Key, KnownGrant] = {}
         self._noted: list[tuple[Key, KnownGrant]] = []
 
-    def note(self, entry: WaitingRequest, decision: Decision, ahead: int) -> None:
+    def note(self, entry: WaitingRequest, decision: Decision, ahead: int, *, was_leased: bool) -> None:
         """Remember the decision of a queue pass about a request that overtakes no other one.
 
         Call it after the grant, which changes the ledger.
@@ -62,11 +64,13 @@ class RepeatedGrants:
             entry: the request.
             decision: its decision.
             ahead: how many of the requests that go on waiting are ahead of it.
+            was_leased: whether its consumer had a lease before.
         """
         is_plain = decision.resident and not decision.unread and not decision.needs_fresh_sample
         if decision.verdict is not Verdict.GRANT or not is_plain or not _may_repeat(entry):
             return
-        self._noted.append((_key(entry), KnownGrant(decision.place, self._revision_for(entry), -1, ahead)))
+        grant = KnownGrant(decision.place, self._revision_for(entry), -1, ahead, was_leased)
+        self._noted.append((_key(entry), grant))
 
     def end_pass(self, queue: WaitingQueue) -> None:
         """Let the noted grants be repeated while the requests that wait after the pass wait as they do now."""
@@ -90,7 +94,16 @@ class RepeatedGrants:
         if known is None or known.revision != self._revision_for(entry):
             return ()
         is_same_queue = known.queue_revision == queue.revision and known.ahead == queue.place(entry)
-        return known.place if is_same_queue else ()
+        return known.place if is_same_queue and (not queue or self._has_same_ahead(entry, known)) else ()
+
+    def _has_same_ahead(self, entry: WaitingRequest, known: KnownGrant) -> bool:
+        """Whether as many requests are ahead on the devices of the grant as were then.
+
+        A request that waits for one of several devices waits for those that it could have later on. A leased consumer
+        can make a device one of them, or end that.
+        """
+        ledger = self._state.ledger
+        return len(ledger.devices) == 1 or known.was_leased is bool(ledger.consumer(entry.request.consumer).leases)
 
     def _revision_for(self, entry: WaitingRequest) -> int:
         """The revision of the ledger without the changes that do not matter to this request."""

@@ -310,10 +310,10 @@ class Scheduler:
         elif decision.verdict is Verdict.REFUSE or not decision.place:
             self._outcomes.refuse(entry, decision)
         elif decision.resident:
-            ahead = self._queue.place(entry)
+            ahead, was_leased = self._queue.place(entry), self._state.consumer(entry.request.consumer).leases > 0
             self._outcomes.grant(entry, decision.place, ruling.overtaken)
             if not ruling.overtaken:
-                self._repeated.note(entry, decision, ahead)
+                self._repeated.note(entry, decision, ahead, was_leased=was_leased)
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._running.start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:

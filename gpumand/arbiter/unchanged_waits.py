@@ -89,7 +89,9 @@ class UnchangedWaits:
             return
         is_own = decision.verdict is Verdict.WAIT and ruling.decision is decision and not ruling.is_overlap_candidate
         is_special = decision.unread or decision.busy or not is_plain(entry)
-        if is_special or not (is_own or ruling.is_behind):
+        # Which of several devices it would be loaded on depends on the last use of the victims there.
+        is_movable = ruling.is_behind and decision.load and set(decision.eligible_devices) != set(decision.place)
+        if is_special or is_movable or not (is_own or ruling.is_behind):
             self.forget()
             return
         self._holders.update(decision.holders)

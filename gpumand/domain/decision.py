@@ -60,7 +60,8 @@ class Decision:
         extra_devices: further devices that its victims are on.
         retry_at: when to decide again without any other event, in monotonic seconds; None = it depends on no time.
         leases: ids of the leases that it waits for: without their end it cannot be granted on these devices.
-        holders: the consumers whose leases its message may name, whether or not they are leased.
+        holders: the consumers whose leases it waits for on any of the places that it could take, whether or not they
+            are leased; ``leases`` and the message are about the best place only.
         unread: why a device that it depends on cannot be read at the moment, in one line; "" where all can be read.
     """
 

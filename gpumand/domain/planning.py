@@ -54,10 +54,10 @@ def decide(view: View, requirement: Requirement) -> Decision:
     if requirement.gives_back is not None:
         view = without_lease(view, requirement.gives_back)
         state = view.consumers[state.name]
-    places = _candidate_places(view, requirement, state)
+    places, alone = _candidate_places(view, requirement, state)
     if not places:
         return refuse(DeviceUnavailable, decision_messages.no_devices(view, state, requirement.devices))
-    return _best_of([_decide_on(view, requirement, state, place) for place in places])
+    return _best_of([_decide_on(view, requirement, state, place) for place in places], alone)
 
 
 def decide_within_job(view: View, requirement: Requirement, place: Devices) -> Decision:
@@ -67,21 +67,26 @@ def decide_within_job(view: View, requirement: Requirement, place: Devices) -> D
     return decide(replace(view, jobs=jobs), replace(requirement, devices=place, holds_slot=True))
 
 
-def _candidate_places(view: View, requirement: Requirement, state: ConsumerState) -> Sequence[Devices]:
-    """The places to decide about, each a set of devices that the consumer takes together."""
+def _candidate_places(
+    view: View, requirement: Requirement, state: ConsumerState
+) -> tuple[Sequence[Devices], Sequence[Decision]]:
+    """The places to decide about, each a set of devices that the consumer takes together.
+
+    The second part is the decisions about single devices by which the places were chosen, where there are too many.
+    """
     current = placement.current_devices(view, state, requirement.devices)
     if current:
-        return [current]
+        return [current], ()
     allowed = placement.allowed_devices(view, state, requirement.devices)
     count = placement.required_count(view, state)
     if len(allowed) < count:
-        return []
+        return [], ()
     if placement.can_enumerate(allowed, requirement.devices, count):
-        return placement.all_places(allowed, requirement.devices, count)
+        return placement.all_places(allowed, requirement.devices, count), ()
     # Too many combinations to try them all: rank single devices, then try neighbours in that ranking.
     alone = {device: _decide_on(view, requirement, state, (device,)) for device in allowed}
     ranked = sorted(allowed, key=lambda device: _rank(alone[device]))
-    return placement.neighbouring_places(ranked, requirement.devices, count)
+    return placement.neighbouring_places(ranked, requirement.devices, count), tuple(alone.values())
 
 
 _RANK = {Verdict.GRANT: 0, Verdict.WAIT: 1, Verdict.REFUSE: 2}
@@ -93,7 +98,7 @@ def _rank(decision: Decision) -> tuple[int, bool, bool, float, int]:
     return _RANK[decision.verdict], is_unread, has_victims, decision.cost, -(decision.free_mib or 0)
 
 
-def _best_of(decisions: list[Decision]) -> Decision:
+def _best_of(decisions: list[Decision], alone: Sequence[Decision]) -> Decision:
     best = decisions[0] if len(decisions) == 1 else min(decisions, key=_rank)
     eligible = {device for one in decisions if one.verdict is not Verdict.REFUSE for device in one.place}
     # A grant needs no other device; anything else may change when the others can be read again.
@@ -103,7 +108,13 @@ def _best_of(decisions: list[Decision]) -> Decision:
         unread=best.unread or next((one.unread for one in others if one.unread), ""),
         needs_fresh_sample=any(one.needs_fresh_sample for one in decisions),
         eligible_devices=tuple(sorted(eligible)),
+        # The end of a lease on any other place may make that one the best.
+        holders=best.holders if len(decisions) == 1 else _holders([*decisions, *alone]),
     )
+
+
+def _holders(decisions: Sequence[Decision]) -> tuple[str, ...]:
+    return tuple(sorted({name for one in decisions for name in one.holders}))
 
 
 def _decide_on(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:

@@ -31,7 +31,7 @@ from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import hold_foreign_memory, routed
 
 PINNED = ("p0", "p1")
-TIMES = re.compile(r"(ends in|for) \d+ (s|min)")
+TIMES = re.compile(r"(ends in|for|for up to) \d+ (s|min)")
 
 
 class Story:
