@@ -49,11 +49,11 @@ def is_systemd_running(*, user: bool) -> bool:
     return user or Path("/run/systemd/system").is_dir()
 
 
-def run(command: Sequence[str]) -> None:
-    """Run a command. Raises CommandFailed with the first line of its errors."""
+def run(command: Sequence[str], *, timeout_sec: float | None = TIMEOUT_SEC) -> None:
+    """Run a command, for at most ``timeout_sec``. Raises CommandFailed with the first line of its errors."""
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_SEC, check=False
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_sec, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandFailed(f"{' '.join(command)}: {error}") from error

@@ -7,15 +7,18 @@ from collections.abc import Iterable
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.setup.dialog import Dialog
 
+UNIT_VERBS = ("start", "stop", "restart", "try-restart")
+
 
 def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog) -> None:
     """Run commands one after the other. Raises Failure at the first one that fails."""
-    from gpumand.host_setup.services import CommandFailed, run
+    from gpumand.host_setup.services import TIMEOUT_SEC, CommandFailed, run
 
     for command in commands:
         dialog.say(f"run: {' '.join(command)}")
         try:
-            run(command)
+            # systemd ends the start and the stop of a unit by the limits of that unit.
+            run(command, timeout_sec=None if command[1:2] and command[1] in UNIT_VERBS else TIMEOUT_SEC)
         except CommandFailed as error:
             raise Failure(ExitCode.FAILURE, f"{error}. Fix that, and run setup again") from None
 

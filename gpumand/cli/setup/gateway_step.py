@@ -6,9 +6,7 @@ A service that does not come back at its new port is moved back, since its clien
 from __future__ import annotations
 
 import asyncio
-import socket
-import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,15 +18,12 @@ from gpumand.cli.render.gateway_setup import narrowing
 from gpumand.cli.setup.commands import is_active, run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
+from gpumand.cli.setup.port_wait import unit_state, wait_for_ports
 from gpumand.config import ConfigProblems
 from gpumand.discovery.port_swap import Swap
 
 UNIT_FOLDERS = tuple(map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system")))
 SOCKET, SERVICE = UNITS = ("gpumand-gateway.socket", "gpumand-gateway.service")
-LISTEN_SEC = 900.0
-"""For each service: a server that loads its model before it listens may need minutes."""
-
-POLL_SEC = 0.2
 PACKAGE = "gpumand-gateway"
 ADDRESS = "http://127.0.0.1:8770"
 
@@ -103,13 +98,13 @@ def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> No
     """
     before = {path: _bytes(path) for path in found.files}
     moved = [one for one in found.ready if one.drop_in]
-    running = [one for one in moved if is_active(one.unit, user=False)]
+    running = [one for one in moved if unit_state(one.unit).is_running]
     with uninterrupted() as signals:
         try:
             apply(found)
             dialog.say(*(f"wrote {path}" for path in found.files))
             run_all(_restarts(moved), dialog)
-            _wait_for_ports(running, dialog, signals)
+            wait_for_ports(running, dialog, signals)
             reload()
             start(dialog)
         except (Failure, OSError) as error:
@@ -122,40 +117,8 @@ def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> No
 
 def _restarts(moved: Iterable[Swap]) -> list[tuple[str, ...]]:
     units = [one.unit for one in moved]
-    # try-restart: a service that gpumand has unloaded stays so.
-    return [("systemctl", "daemon-reload"), ("systemctl", "try-restart", *units)] if units else []
-
-
-def _wait_for_ports(running: Iterable[Swap], dialog: Dialog, signals: Sized) -> None:
-    """Wait until each service listens at its new port. A service may need long to load, as long as its unit runs.
-
-    Args:
-        running: the services.
-        dialog: says which one it waits for.
-        signals: signals that have arrived, such as Ctrl-C; the first one ends the wait.
-    """
-    for one in running:
-        deadline = time.monotonic() + LISTEN_SEC
-        if not _listens(one.new_port):
-            dialog.say(f"waiting until {one.unit} listens at port {one.new_port} …")
-        while not _listens(one.new_port):
-            if signals:
-                raise Failure(ExitCode.FAILURE, f"interrupted, while {one.unit} was starting")
-            if not is_active(one.unit, user=False):
-                raise Failure(ExitCode.FAILURE, f"{one.unit} does not run any more with port {one.new_port}")
-            if _listens(one.old_port):
-                raise Failure(ExitCode.FAILURE, f"{one.unit} still listens at port {one.old_port}")
-            if time.monotonic() > deadline:
-                what = f"{one.unit} did not listen at port {one.new_port} within {LISTEN_SEC:.0f} s"
-                raise Failure(ExitCode.FAILURE, what)
-            time.sleep(POLL_SEC)
-
-
-def _listens(port: int) -> bool:
-    with suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
-        return True
-    return False
+    # try-restart: a service that gpumand has unloaded stays so. The wait for the ports is the wait for the restart too.
+    return [("systemctl", "daemon-reload"), ("systemctl", "try-restart", "--no-block", *units)] if units else []
 
 
 def _take_back(before: dict[Path, bytes | None], units: Iterable[str], dialog: Dialog) -> None:
@@ -172,7 +135,8 @@ def _take_back(before: dict[Path, bytes | None], units: Iterable[str], dialog: D
             dialog.say(f"{path} could not be restored: {error.strerror}.")
     # The gateway first, since it frees the ports.
     commands = [("systemctl", "daemon-reload"), ("systemctl", "try-restart", SERVICE)]
-    for command in (*commands, *(("systemctl", "restart", unit) for unit in units)):
+    # A service may start for minutes. systemd goes on with it without this program.
+    for command in (*commands, *(("systemctl", "restart", "--no-block", unit) for unit in units)):
         with suppress(Failure):
             run_all([command], dialog)
 

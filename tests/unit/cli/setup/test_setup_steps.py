@@ -20,11 +20,12 @@ from gpumand.cli.gateway_setup import Places, Proposal
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.packages import Packages
 from gpumand.cli.render.gateway_setup import proposal_lines
-from gpumand.cli.setup import first_lease, gateway_step, new_services
+from gpumand.cli.setup import first_lease, gateway_step, new_services, port_wait
 from gpumand.cli.setup import wizard as wizard_module
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, add, is_configured
+from gpumand.cli.setup.port_wait import UnitState
 from gpumand.cli.setup.wizard import Choices, Wizard
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.host import Listener
@@ -143,6 +144,9 @@ class FakeSystem:
             if command[1] == "try-restart" and "ollama.service" in command:
                 self.ports = self.on_restart
 
+    def state(self, unit: str) -> UnitState:
+        return UnitState("active" if unit in self.active else "inactive")
+
 
 @pytest.fixture
 def swap(tmp_path: Path) -> Proposal:
@@ -156,9 +160,11 @@ def swap(tmp_path: Path) -> Proposal:
 def place(system: FakeSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_step, "run_all", system.run_all)
     monkeypatch.setattr(gateway_step, "is_active", lambda unit, user: unit in system.active)
-    monkeypatch.setattr(gateway_step, "_listens", lambda port: port in system.ports)
-    monkeypatch.setattr(gateway_step, "LISTEN_SEC", 0.2)
-    monkeypatch.setattr(gateway_step, "POLL_SEC", 0.01)
+    monkeypatch.setattr(gateway_step, "unit_state", system.state)
+    monkeypatch.setattr(port_wait, "unit_state", system.state)
+    monkeypatch.setattr(port_wait, "listens", lambda port: port in system.ports)
+    monkeypatch.setattr(port_wait, "LISTEN_SEC", 0.2)
+    monkeypatch.setattr(port_wait, "POLL_SEC", 0.01)
 
 
 def test_the_gateway_starts_after_the_services_have_moved(
@@ -169,7 +175,7 @@ def test_the_gateway_starts_after_the_services_have_moved(
     gateway_step.carry_out(swap, quiet, lambda: system.commands.append("reload of gpumand"))
     assert system.commands == [
         "daemon-reload",
-        "try-restart ollama.service",
+        "try-restart --no-block ollama.service",
         "reload of gpumand",
         f"enable {gateway_step.SOCKET} {gateway_step.SERVICE}",
         f"restart {gateway_step.SERVICE}",
@@ -210,7 +216,7 @@ def test_a_service_that_does_not_move_gets_its_port_back(
         gateway_step.carry_out(swap, quiet, lambda: None)
     assert not drop_in.parent.exists()
     assert settings.read_text() == "# mine\n"
-    assert system.commands[-1] == "restart ollama.service"
+    assert system.commands[-1] == "restart --no-block ollama.service"
 
 
 def test_each_service_has_the_whole_time_to_listen(monkeypatch: pytest.MonkeyPatch, quiet: Dialog) -> None:
@@ -219,14 +225,14 @@ def test_each_service_has_the_whole_time_to_listen(monkeypatch: pytest.MonkeyPat
     def sleep(_: float) -> None:
         clock[0] += 100.0
 
-    monkeypatch.setattr(gateway_step, "is_active", lambda unit, user: True)
-    monkeypatch.setattr(gateway_step, "_listens", lambda port: clock[0] >= ports.get(port, 1e9))
-    monkeypatch.setattr(gateway_step, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    monkeypatch.setattr(port_wait, "unit_state", lambda unit: UnitState("active"))
+    monkeypatch.setattr(port_wait, "listens", lambda port: clock[0] >= ports.get(port, 1e9))
+    monkeypatch.setattr(port_wait, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     slow = [Swap("a", "a.service", 8001, 9001, drop_in="x"), Swap("b", "b.service", 8002, 9002, drop_in="x")]
-    gateway_step._wait_for_ports(slow, quiet, [])
+    port_wait.wait_for_ports(slow, quiet, [])
     assert clock[0] == 1600.0
     with pytest.raises(Failure, match=r"c.service did not listen at port 9003 within 900 s"):
-        gateway_step._wait_for_ports([Swap("c", "c.service", 8003, 9003, drop_in="x")], quiet, [])
+        port_wait.wait_for_ports([Swap("c", "c.service", 8003, 9003, drop_in="x")], quiet, [])
 
 
 def test_an_interrupt_ends_the_wait_and_moves_the_service_back(
@@ -234,13 +240,13 @@ def test_an_interrupt_ends_the_wait_and_moves_the_service_back(
 ) -> None:
     system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, set())
     place(system, monkeypatch)
-    monkeypatch.setattr(gateway_step, "LISTEN_SEC", 30.0)
+    monkeypatch.setattr(port_wait, "LISTEN_SEC", 30.0)
     interrupt = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: os.kill(os.getpid(), signal.SIGINT))
-    monkeypatch.setattr(gateway_step, "time", interrupt)
+    monkeypatch.setattr(port_wait, "time", interrupt)
     with pytest.raises(Failure, match=r"interrupted, while ollama.service was starting"):
         gateway_step.carry_out(swap, quiet, lambda: None)
-    assert system.commands[-1] == "restart ollama.service"
-    assert "waiting until ollama.service listens at port 11435 …" in capsys.readouterr().out
+    assert system.commands[-1] == "restart --no-block ollama.service"
+    assert "waiting until ollama.service listens at port 11435: 0 s …" in capsys.readouterr().out
 
 
 def exposed(tmp_path: Path) -> Proposal:
@@ -364,7 +370,7 @@ def test_a_service_that_was_not_running_is_not_started(
     place(system, monkeypatch)
     with pytest.raises(Failure):
         gateway_step.carry_out(swap, quiet, lambda: None)
-    assert "restart ollama.service" not in system.commands
+    assert "restart --no-block ollama.service" not in system.commands
 
 
 # -- dialog, interrupts, first lease -----------------------------------------------------------------------------------
