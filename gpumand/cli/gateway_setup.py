@@ -22,12 +22,16 @@ from gpumand.config.problems import ProblemList
 from gpumand.config.toml_writer import toml_key
 from gpumand.config.url_edit import CannotEdit, with_url
 from gpumand.config.whole_file import write_whole
+from gpumand.discovery.host import Listener
 from gpumand.discovery.port_swap import Skipped, Swap, UnitCommand, plan_swaps
 from gpumand.discovery.sockets import listeners
 from gpumand.gateway import config as gateway_config
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 DROP_IN = "gpumand-gateway.conf"
+WAY_BACK = "# The way back, beside the removal of this file: "
+"""Start of the first line of a drop-in. The Debian package prints what follows when it is removed."""
+
 CALL_SEC = 10.0
 _PREFIXES = {"ignore-failure": "-", "privileged": "+", "no-setuid": "!", "no-env-expand": ":"}
 
@@ -89,7 +93,8 @@ async def propose(bus_address: str, places: Places) -> Proposal:
     presets = await asyncio.to_thread(_presets, places.config)
     ports = {one.port for one in open_ports}
     exposed = {one.port for one in open_ports if not _is_loopback(one.address)}
-    swaps, skipped = plan_swaps(consumers, presets, commands, ports, _offered(gateway), exposed)
+    bound = _bound(open_ports)
+    swaps, skipped = plan_swaps(consumers, presets, commands, ports, _offered(gateway), exposed, bound)
     proposal = Proposal(swaps, skipped)
     _prepare(proposal, places)
     return proposal
@@ -123,6 +128,15 @@ def apply(proposal: Proposal) -> None:
 def _is_loopback(text: str) -> bool:
     address = ip_address(text)
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _bound(open_ports: Iterable[Listener]) -> dict[int, str]:
+    """The ports that are open at one address of a network only, such as 192.168.1.5, and that address."""
+    found: dict[int, set[str]] = {}
+    for one in open_ports:
+        found.setdefault(one.port, set()).add(one.address)
+    alone = {port: addresses.pop() for port, addresses in found.items() if len(addresses) == 1}
+    return {port: one for port, one in alone.items() if not _is_loopback(one) and not ip_address(one).is_unspecified}
 
 
 def _has(path: Path, text: str) -> bool:
@@ -209,11 +223,16 @@ def _prepare(proposal: Proposal, places: Places) -> None:
     """Fill in the files of all changes that need no person."""
     for swap in proposal.swaps:
         if swap.drop_in:
-            proposal.files[places.units / f"{swap.unit}.d" / DROP_IN] = swap.drop_in
+            proposal.files[places.units / f"{swap.unit}.d" / DROP_IN] = f"{_way_back(swap)}\n{swap.drop_in}"
             _prepare_url(proposal, places.config, swap)
     if proposal.ready:
         before = places.gateway.read_text(encoding="utf-8") if places.gateway.exists() else ""
         proposal.files[places.gateway] = _with_listeners(before, proposal.ready)
+
+
+def _way_back(swap: Swap) -> str:
+    """A comment for those that remove the gateway: without the old url, gpumand would look at a port that is dead."""
+    return f'{WAY_BACK}in /etc/gpumand, [consumers.{toml_key(swap.consumer)}]: url = "http://127.0.0.1:{swap.old_port}"'
 
 
 def _prepare_url(proposal: Proposal, config: Path | None, swap: Swap) -> None:

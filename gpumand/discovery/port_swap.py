@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from gpumand.config.presets import Preset
@@ -82,6 +83,7 @@ def plan_swaps(
     listening: Collection[int],
     offered: Mapping[str, Collection[int]],
     exposed: Collection[int] = (),
+    bound: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[list[Swap], list[Skipped]]:
     """Plan the swap for all consumers with an HTTP address on this host.
 
@@ -92,13 +94,14 @@ def plan_swaps(
         listening: TCP ports at which something listens.
         offered: ports at which the gateway is configured to listen, by consumer.
         exposed: those of ``listening`` that are open at other addresses than loopback.
+        bound: those of ``listening`` that are open at one address of a network only, and that address.
     """
     taken = {*listening, *(_port(one) for one in consumers.values())}
     taken |= {port for ports in offered.values() for port in ports}
     swaps: list[Swap] = []
     skipped: list[Skipped] = []
     for name, spec in consumers.items():
-        why = _why_not(spec, consumers, offered)
+        why = _why_not(spec, consumers, offered, bound)
         if why:
             skipped.append(Skipped(name, why))
             continue
@@ -110,15 +113,35 @@ def plan_swaps(
     return swaps, skipped
 
 
-def _why_not(spec: ConsumerSpec, consumers: Mapping[str, ConsumerSpec], offered: Mapping[str, Collection[int]]) -> str:
+def _why_not(
+    spec: ConsumerSpec,
+    consumers: Mapping[str, ConsumerSpec],
+    offered: Mapping[str, Collection[int]],
+    bound: Mapping[int, str],
+) -> str:
     if spec.name in offered:
         return "the gateway has a listener for it already"
+    if at := _bound_to(spec, bound):
+        return (
+            f"it listens at {at} only, where the gateway needs API keys. Let it listen at 127.0.0.1, and set its url; "
+            f'or see "A service at a LAN address" in the guide of the gateway'
+        )
     if not _port(spec):
         return "it has no HTTP address on this host"
     sharing = [name for name, one in consumers.items() if name != spec.name and one.url == spec.url]
     if sharing:
         return f"it shares {spec.url} with {', '.join(sharing)}, and a listener leads to one consumer"
     return ""
+
+
+def _bound_to(spec: ConsumerSpec, bound: Mapping[int, str]) -> str:
+    """The address of a network at which alone the service of a consumer listens; "" without one."""
+    try:
+        parts = urlsplit(spec.url)
+        address = bound.get(parts.port or 80, "") if parts.scheme == "http" else ""
+    except ValueError:
+        return ""
+    return address if _port(spec) or parts.hostname == address.lower() else ""
 
 
 def _port(spec: ConsumerSpec) -> int:

@@ -243,6 +243,12 @@ def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str
         yield "# It runs outside any service, so only its unload route can free its memory."
 
 
+ADDRESS_ADVICE = (
+    "It is at no loopback address. Permit the address in the unit of the system's gpumand, and restart it: "
+    "systemctl edit gpumand.service, with [Service] IPAddressAllow="
+)
+
+
 def _about_model(preset: Preset) -> str:
     if preset.about.model == "required":
         return "# required: the model of this consumer"
@@ -256,6 +262,8 @@ def _url_lines(candidate: Candidate, preset: Preset) -> Iterator[str]:
     also = f"  # it also listens at {', '.join(map(str, others))}" if others else ""
     if url and url != default:
         yield f"url = {toml_string(url)}{also}"
+        if (host := urlsplit(url).hostname) and not ip_address(host).is_loopback:
+            yield f"# {ADDRESS_ADVICE}{host}"
     elif not url and needs_url(preset):
         yield '# url = "http://127.0.0.1:PORT"  # required: its port could not be determined'
 

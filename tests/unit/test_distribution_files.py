@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from gpumand.cli.gateway_setup import Places, Proposal, without
+from gpumand.discovery.port_swap import Swap
 from gpumand.version import VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -110,12 +112,17 @@ def test_the_removed_gateway_names_the_services_that_it_has_moved(tmp_path: Path
     drop_in = tmp_path / "etc/systemd/system/ollama.service.d/gpumand-gateway.conf"
     drop_in.parent.mkdir(parents=True)
     if moved:
-        drop_in.touch()
+        swap = Swap("ollama", "ollama.service", 11434, 11435, drop_in="[Service]\n")
+        places = Places(tmp_path / "none", tmp_path / "gateway.toml", drop_in.parents[1])
+        proposal = without(Proposal([swap], []), (), places)
+        drop_in.write_text(proposal.files[drop_in])
     script = ["sh", str(ROOT / "debian/gpumand-gateway.postrm"), "remove"]
     done = subprocess.run(
         script, env={"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}, capture_output=True, text=True, check=True
     )
     assert (f"\n  {drop_in}\n" in done.stderr, "daemon-reload" in done.stderr) == (moved, moved)
+    assert ('    in /etc/gpumand, [consumers.ollama]: url = "http://127.0.0.1:11434"\n' in done.stderr) is moved
+    assert ("gpumanctl disconnect" in done.stderr) is moved
     assert drop_in.exists() is moved
 
 

@@ -67,6 +67,7 @@ def explain(found: Proposal, dialog: Dialog) -> None:
     for one in found.swaps:
         if one.is_narrowed:
             dialog.say(narrowing(one))
+    dialog.say(*(f"{one.consumer}: nothing to do, because {one.why}." for one in found.skipped))
     for edit in found.manual_edits:
         dialog.say(f"Edit it yourself: {edit}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.gateway_setup import DROP_IN, UNIT_FOLDER
+from gpumand.cli.gateway_setup import DROP_IN, UNIT_FOLDER, WAY_BACK
 from gpumand.host_setup.apply import apply_steps
 from gpumand.host_setup.files import (
     PACKAGED,
@@ -118,8 +118,20 @@ def _name_moved_services() -> None:
     if moved:
         units = " ".join(path.parent.name.removesuffix(".d") for path in moved)
         click.echo("These services are still at the port to which the gateway has moved them. To move them back:")
+        for line in filter(None, map(_old_url, moved)):
+            click.echo(f"    {line}")
         click.echo(f"    rm {shlex.join(map(str, moved))}")
         click.echo(f"    systemctl daemon-reload; systemctl try-restart {units}")
+        click.echo("Programs with the settings of gpumanctl connect get their own back from: gpumanctl disconnect")
+
+
+def _old_url(drop_in: Path) -> str:
+    """What the first line of a drop-in says about the url; "" for a drop-in of another origin."""
+    try:
+        first = drop_in.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return ""
+    return f"set {first.removeprefix(WAY_BACK)}" if first.startswith(WAY_BACK) else ""
 
 
 def _own_path() -> str:

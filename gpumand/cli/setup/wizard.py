@@ -23,6 +23,7 @@ from gpumand.cli.setup.new_services import NewService, Survey
 from gpumand.cli.sizes import parse_size
 from gpumand.client.client import Client
 from gpumand.client.errors import GpumandError
+from gpumand.discovery.starter_config import ADDRESS_ADVICE
 from gpumand.host_setup.services import is_systemd_running
 
 DAEMON_UNITS = ("gpumand.socket", "gpumand-containers.socket", "gpumand.service")
@@ -148,6 +149,9 @@ class Wizard:
                 path.unlink()
                 raise
         dialog.say(f"wrote {path} with {', '.join(one.name for one in chosen)}, and reloaded gpumand.")
+        for one in () if self._user else chosen:
+            advice = (line for line in one.table.splitlines() if ADDRESS_ADVICE in line)
+            dialog.say(*(f"{one.name}: {line.removeprefix('# ')}" for line in advice))
 
     def _completed(self, service: NewService) -> NewService:
         """The service with the footprint that a person has named."""

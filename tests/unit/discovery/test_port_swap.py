@@ -175,3 +175,30 @@ def test_every_port_setting_of_a_preset_contains_the_port() -> None:
     assert len(variables) + len(arguments) >= 20
     assert all("=" in one and "{port}" in one.partition("=")[2] for one in variables)
     assert all(any("{port}" in word for word in words) for words in arguments)
+
+
+@pytest.mark.parametrize(
+    ("url", "bound", "expected"),
+    [
+        ("http://192.168.1.5:11434", {11434: "192.168.1.5"}, True),
+        ("http://127.0.0.1:11434", {11434: "192.168.1.5"}, True),
+        ("http://[fd00::5]:11434", {11434: "fd00::5"}, True),
+        ("http://127.0.0.1:11434", {}, False),
+        ("http://127.0.0.1:11434", {8080: "192.168.1.5"}, False),
+    ],
+)
+def test_service_at_an_address_of_a_network_only_is_not_moved_and_the_reason_names_it(
+    url: str, bound: dict[int, str], expected: bool
+) -> None:
+    spec = ConsumerSpec("it", 1000, url=url, unit="it.service")
+    commands = {"it.service": UnitCommand(("ollama", "serve"), ("OLLAMA_HOST=192.168.1.5",))}
+    swaps, skipped = plan_swaps({"it": spec}, {"it": preset("ollama")}, commands, set(bound), {}, bound=bound)
+    assert (not swaps, [one.why.startswith(f"it listens at {next(iter(bound.values()))} only") for one in skipped]) == (
+        (True, [True]) if expected else (False, [])
+    )
+
+
+def test_service_of_another_host_is_not_taken_for_one_of_this_host() -> None:
+    spec = ConsumerSpec("it", 1000, url="http://192.168.1.9:11434")
+    _, skipped = plan_swaps({"it": spec}, {}, {}, {11434}, {}, bound={11434: "192.168.1.5"})
+    assert skipped == [Skipped("it", "it has no HTTP address on this host")]

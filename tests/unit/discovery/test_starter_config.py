@@ -90,6 +90,17 @@ def test_an_ipv6_listener_gives_a_url_with_brackets() -> None:
     assert tomllib.loads(text)["consumers"]["comfyui"]["url"] == "http://[::1]:8000"
 
 
+@pytest.mark.parametrize(("address", "advice"), [("192.168.1.5", ["192.168.1.5"]), ("0.0.0.0", []), ("127.0.0.2", [])])
+def test_a_service_at_an_address_of_a_network_comes_with_what_lets_gpumand_connect(
+    address: str, advice: list[str]
+) -> None:
+    text = configuration_of(host_with(comfyui(), ports=(Listener(address, 8000, 7),)))
+
+    assert [line.partition("[Service] IPAddressAllow=")[2] for line in text.splitlines() if "AddressAllow" in line] == (
+        advice
+    )
+
+
 def test_the_main_process_decides_the_preset() -> None:
     swap = Process(7, "llama-swap", "/usr/bin/llama-swap -config c.yaml", "swap.service", is_main=True)
     child = Process(8, "llama-server", "llama-server --models-dir /m --port 5800", "swap.service", used_mib={0: 9000})

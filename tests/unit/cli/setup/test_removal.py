@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gpumand.cli.gateway_setup import WAY_BACK
 from gpumand.cli.setup import system_files
 from gpumand.host_setup.plan import Action, Step
 
@@ -21,10 +22,14 @@ def units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_service_that_was_moved_is_named_with_its_way_back(units: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drop_in = units / "ollama.service.d/gpumand-gateway.conf"
     drop_in.parent.mkdir()
-    drop_in.touch()
+    drop_in.write_text(
+        f'{WAY_BACK}in /etc/gpumand, [consumers.ollama]: url = "http://127.0.0.1:11434"\n[Service]\nEnvironment=A=1\n'
+    )
     system_files.remove(user=False, dry_run=True)
     printed = capsys.readouterr().out
     assert f"    rm {drop_in}\n" in printed
+    assert '    set in /etc/gpumand, [consumers.ollama]: url = "http://127.0.0.1:11434"\n' in printed
+    assert "gpumanctl disconnect" in printed
     assert "systemctl try-restart ollama.service\n" in printed
 
 
