@@ -15,6 +15,8 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from aiohttp import HttpVersion11
+
 from gpumand.gateway import web
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Connection
@@ -48,7 +50,8 @@ class KeyedAccess:
         """See Access."""
         settings, peer = self._settings(), connection.peer
         origin = self._origin(request, settings, "" if connection.is_unix else peer)
-        if connection.is_loopback and not self._names_this_host(origin.host, settings):
+        names_host = _is_without_host(request) or self._names_this_host(origin.host, settings)
+        if connection.is_loopback and not names_host:
             raise refused(421, "wrong_host", "The Host header names another host. Add its name to host_names.")
         self._check_origin(request, origin, settings)
         is_local = connection.is_unix or connection.is_loopback
@@ -112,6 +115,11 @@ class KeyedAccess:
         if value is None or value.lower() in settings.origins or is_same_origin(value, client):
             return
         raise refused(403, "foreign_origin", "Pages of this web site may not use the gateway. Add it to origins.")
+
+
+def _is_without_host(request: web.BaseRequest) -> bool:
+    """Whether a request has no Host header, as HTTP/1.0 permits. Browsers send one with every request."""
+    return request.version < HttpVersion11 and not {"Host", "X-Forwarded-Host"} & request.headers.keys()
 
 
 def _host_of(host: str) -> str:

@@ -32,13 +32,14 @@ class ChunkFraming:
 
     Attributes:
         is_broken: whether the body is invalid; nothing after that point belongs to it.
+        rest: what has arrived after the end of the body.
     """
 
     def __init__(self) -> None:
         self.is_broken = False
         self._part = _Part.SIZE
         self._left = self._trailer_bytes = 0
-        self._held = b""
+        self._held = self.rest = b""
 
     @property
     def is_complete(self) -> bool:
@@ -62,6 +63,7 @@ class ChunkFraming:
                 self.is_broken = self.is_broken or len(self._held) > MAX_LINE_BYTES
                 return data[:at]
             at += step
+        self.rest = data[at:]
         return data
 
     def _step(self, data: bytes, at: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from gpumand.gateway import web
 from gpumand.gateway.headers import REFUSED_HEADER
-from gpumand.gateway.heads import Framing, framing_of, is_valid_head
+from gpumand.gateway.heads import Framing, framing_of, is_valid_head, length_of
 from gpumand.gateway.incoming_body import IncomingBody
 from gpumand.gateway.socket_state import has_input, has_peer_left, has_unsent
 from gpumand.http.peer_name import peer_name
@@ -146,11 +146,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def has_queued_requests(self) -> bool:
-        """Whether the client has sent further requests without waiting for an answer.
+        """Whether the client has sent further requests, or a part of one, without waiting for an answer.
 
         Their heads were not checked, so the connection has to end after this request.
         """
-        return bool(self._protocol._messages)
+        return bool(self._protocol._messages) or self.body.has_surplus
 
     @property
     def is_unix(self) -> bool:
@@ -285,7 +285,7 @@ class Connection(asyncio.Protocol):
             self._respond_and_close(_BAD)
             return None
         self._has_head = True
-        self.body.begin(is_chunked=framing is Framing.CHUNKED)
+        self.body.begin(None if framing is Framing.CHUNKED else length_of(complete))
         return len(data) - (len(head) - end.end()) - max(0, len(data) - MAX_HEAD_BYTES - 4)
 
     def _set_timer(self, seconds: float | None) -> None:

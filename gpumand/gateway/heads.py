@@ -57,3 +57,8 @@ def framing_of(head: bytes) -> Framing:
         return Framing.LENGTH
     is_valid = codings == [b"chunked"] and head.partition(b"\r\n")[0].endswith(b"HTTP/1.1")
     return Framing.CHUNKED if is_valid else Framing.INVALID
+
+
+def length_of(head: bytes) -> int:
+    """The length of the body that follows a head with the framing LENGTH."""
+    return next((int(value) for name, value in _FRAMING_FIELD.findall(head) if name.lower() == b"content-length"), 0)

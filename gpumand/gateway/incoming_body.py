@@ -23,17 +23,19 @@ class IncomingBody:
 
     Attributes:
         is_broken: whether its framing is invalid.
+        has_surplus: whether more has arrived than this request: the next one, or a part of it.
     """
 
     def __init__(self) -> None:
-        self.is_broken = False
+        self.is_broken = self.has_surplus = False
+        self._left = 0
         self._framing: ChunkFraming | None = None
         self._content: StreamReader | None = None
 
-    def begin(self, *, is_chunked: bool) -> None:
-        """The head of a request has arrived."""
-        self._content = None
-        self._framing = ChunkFraming() if is_chunked else None
+    def begin(self, length: int | None) -> None:
+        """The head of a request has arrived; a length of None = the body is chunked."""
+        self._content, self.has_surplus = None, False
+        self._framing, self._left = (ChunkFraming(), 0) if length is None else (None, length)
 
     def attach(self, content: StreamReader) -> None:
         """The body is read from this stream."""
@@ -45,10 +47,14 @@ class IncomingBody:
         if self.is_broken:
             return b""
         if self._framing is None:
+            # Some clients end a body with an empty line, which belongs to no request.
+            self.has_surplus = self.has_surplus or bool(data[self._left :].strip(b"\r\n"))
+            self._left = max(0, self._left - len(data))
             return data
         valid = self._framing.feed(data)
         self.is_broken = self._framing.is_broken
         if self._framing.is_complete:
+            self.has_surplus = bool(self._framing.rest.strip(b"\r\n"))
             self._framing = None
         return valid
 

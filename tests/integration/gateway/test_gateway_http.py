@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -81,6 +82,30 @@ async def test_second_request_of_a_pipeline_is_not_answered_and_never_reaches_th
 
     assert answer.count(b"HTTP/1.1 200") == 1
     assert set(fake_front.service.paths()) == {"GET /first"}
+
+
+@pytest.mark.parametrize(
+    "body", ["Content-Length: 2\r\n\r\nab", "Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"]
+)
+async def test_part_of_a_request_that_arrives_early_is_never_the_beginning_of_one(fake_front: Front, body: str) -> None:
+    # The parser keeps the part. The next head, which is valid by itself, would become the value of its last header.
+    slow = f"POST /slow?sec=1 HTTP/1.1\r\nHost: localhost\r\n{body}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", fake_front.gateway.ports["fake"])
+    writer.write(slow.encode())
+    await wait_until("the first request is served", is_served, fake_front, "POST /slow?sec=1")
+    writer.write(b"GET /hidden HTTP/1.1\r\nHost: localhost\r\nX-Part: ")
+    answer = await reader.readuntil(b'{"ok": true}')
+    with contextlib.suppress(ConnectionError):
+        writer.write(b"GET /whole HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer += await reader.read()
+    writer.close()
+
+    assert answer.count(b"HTTP/1.1 200") == answer.count(b"HTTP/1.") == 1
+    assert fake_front.service.paths() == ["POST /slow?sec=1"]
+
+
+async def is_served(made: Front, path: str) -> bool:
+    return path in made.service.paths()
 
 
 async def test_connection_serves_several_requests(fake_front: Front) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
+from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from multidict import CIMultiDict
 
 from gpumand.gateway.access import KeyedAccess, is_from_foreign_site
@@ -19,6 +20,7 @@ from gpumand.gateway.requests import Client
 @dataclass
 class FakeRequest:
     headers: CIMultiDict[str]
+    version: HttpVersion = HttpVersion11
 
 
 @dataclass
@@ -46,6 +48,28 @@ def refusal(headers: dict[str, str], **settings: Any) -> int:
 )
 def test_names_of_this_host_are_accepted(host: str) -> None:
     assert admit({"Host": host}, host_names=("ai.lan",))[1].host == host
+
+
+@pytest.mark.parametrize(
+    ("version", "headers", "is_admitted"),
+    [
+        (HttpVersion10, {}, True),
+        (HttpVersion11, {}, False),
+        (HttpVersion10, {"Host": ""}, False),
+        (HttpVersion10, {"Host": "evil.example"}, False),
+        (HttpVersion10, {"X-Forwarded-Host": "evil.example"}, False),
+    ],
+)
+def test_host_may_be_missing_in_the_version_of_http_that_does_not_have_it(
+    version: HttpVersion, headers: dict[str, str], is_admitted: bool
+) -> None:
+    access = KeyedAccess(GatewaySettings)
+    request, connection = FakeRequest(CIMultiDict(headers), version), FakeConnection()
+    if is_admitted:
+        assert access.admit(cast(Any, request), cast(Any, connection))[0].name == "127.0.0.1"
+        return
+    with pytest.raises(Refused, match="names another host"):
+        access.admit(cast(Any, request), cast(Any, connection))
 
 
 def test_own_host_name_is_accepted() -> None:
