@@ -7,6 +7,7 @@ import asyncio
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from gpumand.client.errors import GpumandError
 from gpumand.gateway import forward, web
 from gpumand.gateway.access import foreign_site
 from gpumand.gateway.exchange import Exchange, accepts
@@ -14,13 +15,13 @@ from gpumand.gateway.headers import response_headers
 from gpumand.gateway.held_bodies import HeldBody, read_small_body
 from gpumand.gateway.looks import Answer, Key, Memory, SharedAnswers, is_question, key_of, may_be_small, read_small
 from gpumand.gateway.parts import Parts
-from gpumand.gateway.refusals import Refused, refused
+from gpumand.gateway.refusals import Refused, refusal_of, refused
 from gpumand.gateway.requests import Client
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.status_view import CURRENT_SEC
 from gpumand.gateway.stopped_lists import StoppedLists
 from gpumand.gateway.upstream import Endpoint, UpstreamDown, endpoint_of
-from gpumand.gateway.visibility import may_see, reason_for, text_for
+from gpumand.gateway.visibility import may_see, reason_for, refusal_for, text_for
 from gpumand.gateway.waiting_page import Waiting, waiting_page
 from gpumand.gateway.wakes import Wake, Wakes
 
@@ -161,8 +162,13 @@ class LookHandler:
                 if one.residency == "unloading" and may_see(client, one.name)
             ),
             usual_sec=await self._parts.status.usual_load_sec(name),
-            error=text_for(client, wake.error, names),
+            error=error_for(client, wake.error, name, names),
         )
+
+
+def error_for(client: Client, error: GpumandError | None, consumer: str, names: tuple[str, ...]) -> str:
+    """Why a load for a page failed, as a client may read it; "" while it goes on."""
+    return "" if error is None else refusal_for(client, refusal_of(error, 0), consumer, names).message
 
 
 async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:

@@ -60,6 +60,7 @@ def _visible(metrics: GatewayMetrics, client: Client) -> GatewayMetrics:
 
     found = GatewayMetrics()
     found.requests = Counter({key: count for key, count in metrics.requests.items() if may_see(client, key[0])})
+    found.jobs = Counter({key: count for key, count in metrics.jobs.items() if may_see(client, key[0])})
     found.turns, found.gone = Counter(only(metrics.turns)), Counter(only(metrics.gone))
     found.waits, found.answers, found.dripped_sec = (
         only(metrics.waits),

@@ -122,7 +122,8 @@ class ListenerRouter:
 def check_consumer(client: Client, consumer: str) -> None:
     """Refuse a client whose key is not for a consumer. Raises Refused."""
     if client.consumers is not None and consumer not in client.consumers:
-        text = f"The key {client.name} may not use {consumer}. Add it to the key's consumers."
+        # The client sees an address or a path, and need not learn which consumer is behind it.
+        text = f"The key {client.name} may not use the consumer at this address. Add it to the key's consumers."
         raise refused(403, "consumer_not_allowed", text)
 
 

@@ -206,6 +206,9 @@ class GatewayService:
             self._router.configure(self.settings)
             raise
         self.settings = settings
+        if self._console is not None:
+            # A stream shows what its key permitted when it was opened.
+            self._console.end_streams()
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections
         self._arbiter.ttl_sec = settings.lease_ttl_sec

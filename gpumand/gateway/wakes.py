@@ -19,12 +19,12 @@ class Wake:
     """A load for pages.
 
     Attributes:
-        error: why it failed; "" while it goes on.
         asked_at: when a page has asked last, in seconds of the event loop.
+        error: why it failed; None while it goes on.
     """
 
     asked_at: float
-    error: str = ""
+    error: GpumandError | None = None
     task: asyncio.Task[None] | None = None
 
 
@@ -64,7 +64,7 @@ class Wakes:
             if ticket.ready.done():
                 ticket.ready.result()
         except GpumandError as error:
-            wake.error = error.message
+            wake.error = error
             # The error is shown for a while, so that a page which asks again does not repeat the load in a loop.
             await asyncio.sleep(FORGET_SEC)
         finally:

@@ -77,6 +77,10 @@ class Console:
             connection.abort()
             return web.Response(status=499)
 
+    def end_streams(self) -> None:
+        """End all streams: the keys of their clients may have changed, and pages open new ones by themselves."""
+        self._streams.close()
+
     async def close(self) -> None:
         """End all streams, and the connection to gpumand."""
         self._streams.close()

@@ -107,7 +107,7 @@ class EventStreams:
             self._leave(page)
 
     def close(self) -> None:
-        """End all streams."""
+        """End all streams. Pages open new ones after ``RETRY_MS``, with the rights that their keys have then."""
         for page in tuple(self._pages):
             page.close()
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from gpumand.config.gateway_keys import hash_of
 from tests.integration.gateway.entrance import Entrance, entrance
-from tests.integration.live import wait_until
+from tests.integration.live import DEADLINE_SEC, wait_until
 
 FULL, LIMITED, SECOND = "gpumand-full", "gpumand-limited", "gpumand-second"
 MODELS = """
@@ -233,3 +235,52 @@ async def test_waiting_client_learns_nothing_of_the_consumers_in_the_way(tmp_pat
     assert "blocker" in answers[0]
     assert shown(answers[1]) == []
     assert "ollama: waiting for memory that others use" in answers[1]
+
+
+async def test_open_event_stream_ends_at_a_reload_and_its_successor_has_the_rights_of_the_changed_key(
+    tmp_path: Path,
+) -> None:
+    async with guarding(tmp_path) as one:
+        process, url = one.made.gateway.process, f"{one.made.url}/gateway/v1/events"
+        assert process is not None
+        async with one.made.session.get(url, headers=bearer(LIMITED)) as stream:
+            before = await state_of(stream)
+            change_key(tmp_path / "keys.toml", "lena", ["llama"])
+            process.send_signal(signal.SIGHUP)
+            async with asyncio.timeout(DEADLINE_SEC):
+                rest = await stream.read()
+        async with one.made.session.get(url, headers=bearer(LIMITED)) as stream:
+            after = await state_of(stream)
+
+    assert names_of(before) == ["ollama"]
+    assert b"llama" not in rest.replace(b"ollama", b"")
+    assert names_of(after) == ["llama"]
+
+
+async def state_of(stream: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The next state on a stream that shows gpumand's status."""
+    async with asyncio.timeout(DEADLINE_SEC):
+        async for line in stream.content:
+            if line.startswith(b"data: ") and (found := json.loads(line[6:]))["status"]:
+                return dict(found)
+    raise AssertionError("the stream has ended")
+
+
+def names_of(state: dict[str, Any]) -> list[str]:
+    return [one["name"] for one in state["status"]["consumers"]]
+
+
+def change_key(file: Path, name: str, consumers: list[str]) -> None:
+    """Let a key use other consumers."""
+    head, key, rest = file.read_text(encoding="utf-8").partition(f"[keys.{name}]")
+    mine, table, others = rest.partition("[keys.")
+    mine = mine.replace('consumers = ["ollama"]', f"consumers = {json.dumps(consumers)}")
+    file.write_text(head + key + mine + table + others, encoding="utf-8")
+
+
+async def test_refusal_at_the_address_of_another_consumer_does_not_name_it(tmp_path: Path) -> None:
+    async with guarding(tmp_path, '[gateway.routes]\n"/v1/tts" = "llama"\n') as one:
+        status, text = await one.post("/v1/tts", {})
+
+    assert status == 403
+    assert shown(json.dumps(text)) == []

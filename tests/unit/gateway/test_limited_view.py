@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from gpumand.client.errors import Busy, GpumandError, InsufficientVram, LoadFailed
 from gpumand.gateway.console.limited_view import limited_fleet, limited_history, limited_plan, limited_status
+from gpumand.gateway.job_ends import JobEnd
+from gpumand.gateway.looking import error_for
 from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.refusals import Refusal
@@ -175,6 +178,7 @@ async def test_metrics_have_own_consumers_only() -> None:
         entry.status = 499
         metrics.request_ended(entry)
         metrics.turn_opened(name)
+        metrics.job_ended(name, JobEnd.IDLE)
     limited, full = metrics_page(metrics, table, 5, LIMITED), metrics_page(metrics, table, 5, ALL)
 
     for word in ("secret", "_gateway", "spool"):
@@ -183,3 +187,24 @@ async def test_metrics_have_own_consumers_only() -> None:
     series = {line.partition("{")[0] for line in full.splitlines() if 'consumer="own"' in line}
     assert series == {line.partition("{")[0] for line in limited.splitlines() if 'consumer="own"' in line}
     assert len(series) > 5
+    assert 'gpumand_gateway_jobs_total{consumer="own",end="idle"} 1' in limited
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (None, ""),
+        (LoadFailed("own: its unit failed"), "own: its unit failed"),
+        # A reservation or a program has no consumer whose name could be looked for.
+        (Busy("GPU 0 is leased to bob for 'nightly render'"), f"own cannot be used now: it needs {IN_USE}."),
+        (InsufficientVram("GPU 0 has 900 MiB free; train.py (bob) uses 20000 MiB"), f"it needs {IN_USE}."),
+    ],
+)
+def test_waiting_page_says_why_a_load_failed_without_the_programs_and_users_in_the_way(
+    error: GpumandError | None, shown: str
+) -> None:
+    found = error_for(LIMITED, error, "own", NAMES)
+
+    assert shown in found
+    assert "bob" not in found
+    assert error_for(ALL, error, "own", NAMES) == ("" if error is None else error.message)
