@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection_errors import BusLost
 from gpumand.config.problems import problem_lines
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.fleet.clock import BoottimeClock
@@ -18,6 +20,7 @@ from gpumand.fleet.settings import FleetConfig
 from gpumand.fleet.stores import open_store
 from gpumand.log.logging_setup import default_level, setup_logging
 from gpumand.service_manager.notify import Notifier, watchdog_usec
+from gpumand.service_manager.own_unit import is_restart
 from gpumand.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ DRAIN_SEC = 20.0
 """How long leases of the fleet may go on after SIGTERM; they end with this process."""
 
 STOP_MARGIN_SEC = 15.0
+RESTART_QUERY_SEC = 2.0
 PINGS_PER_PERIOD = 3
 
 Load = Callable[[], FleetConfig]
@@ -65,6 +69,7 @@ async def serve(load: Load) -> None:
     watchdog = asyncio.ensure_future(_ping(notifier, watchdog_usec()))
     try:
         service = await _start(await asyncio.to_thread(load))
+        service.comes_back = lambda: comes_back(load)
         notifier.ready(f"{service.config.host} at {service.facts.url}")
         await _until_stopped(service, load, notifier, stopping, reloads)
         service.begin_stop()
@@ -88,6 +93,21 @@ async def _start(config: FleetConfig) -> FleetService:
         await service.close()
         raise
     return service
+
+
+async def comes_back(load: Load) -> bool:
+    """Whether systemd restarts this process now, as at a package upgrade, and the configuration lets it start."""
+    try:
+        config = await asyncio.to_thread(load)
+        async with asyncio.timeout(RESTART_QUERY_SEC):
+            connection = await BusConnection.connect(config.bus)
+        try:
+            return await is_restart(connection)
+        finally:
+            await connection.close()
+    except (ConfigInvalid, BusLost, OSError, TimeoutError) as error:
+        log.debug("this stop is not taken for a restart: %s", error)
+        return False
 
 
 async def _stop(service: FleetService, hurrying: asyncio.Event) -> None:

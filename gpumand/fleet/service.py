@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -62,6 +62,7 @@ class FleetService:
 
     Attributes:
         failed: set when a part has failed unexpectedly, after which the service must be stopped.
+        comes_back: whether this process is ended in order to start it again at once, asked at the end.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class FleetService:
         self._tasks: list[asyncio.Task[None]] = []
         self._is_closed = False
         self.failed = asyncio.Event()
+        self.comes_back: Callable[[], Awaitable[bool]] = _never
         self._listeners = bind_all(config.listen)
         port = self._listeners[0].getsockname()[1] if self._listeners else 0
         self.facts = HostFacts(machine_id, config.host, with_port(config.url, port), config.gateway_url)
@@ -163,7 +165,8 @@ class FleetService:
             return
         for server in self._servers:
             await server.close()
-        may_leave = await self._end_unique()
+        is_kept = await self._keeps_unique()
+        may_leave = not is_kept and await self._end_unique()
         await self._client.close()
         await self._intents.close()
         for task in self._tasks:
@@ -171,13 +174,29 @@ class FleetService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(StoreError, TimeoutError):
             async with asyncio.timeout(LEAVE_SEC):
-                # Otherwise the claims stay until the lease in the store ends.
-                await self.member.leave() if may_leave else None
+                await self._leave(may_leave=may_leave, is_kept=is_kept)
         await self.store.close()
         await self.gpumand.close()
         with suppress(OSError):
             self.config.socket.unlink()
         self._is_closed = True
+
+    async def _leave(self, *, may_leave: bool, is_kept: bool) -> None:
+        """Leave the fleet, or let the claims stand until the lease in the store ends. Raises StoreError."""
+        if may_leave:
+            await self.member.leave()
+        elif is_kept:
+            await self.store.renew()  # the next process has a whole TTL
+
+    async def _keeps_unique(self) -> bool:
+        """Whether unique consumers stay loaded for the next process, which takes over the claims; no reload is needed.
+
+        It is as after a kill: the claims stand for ``ttl_sec``.
+        """
+        is_kept = bool(self._unique.held) and not self.failed.is_set() and await self.comes_back()
+        if is_kept:
+            log.info("%s: claims stay for the next process", ", ".join(self._unique.held))
+        return is_kept
 
     async def _end_unique(self) -> bool:
         """Unload unique consumers, since no process guards them from now on; False if one stays loaded."""
@@ -269,6 +288,10 @@ class FleetService:
             except StoreError as error:
                 self.table.apply(Interrupted(str(error)))
             await asyncio.sleep(WATCH_RETRY_SEC)
+
+
+async def _never() -> bool:
+    return False
 
 
 async def find_machine_id(config: FleetConfig) -> str:

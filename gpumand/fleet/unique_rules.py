@@ -143,14 +143,18 @@ class UniqueRules:
         """This host is no longer sure to be the only one of these consumers: end their leases, then unload them."""
         await asyncio.gather(*map(self._end, consumers))
 
+    @property
+    def held(self) -> list[str]:
+        """The consumers that this host holds now."""
+        claims = self.claims
+        return [] if claims is None else [one for one in self._row().consumers if claims.holds(one)]
+
     async def end_all(self) -> bool:
         """Unload what this host holds, at the end of the process; return whether nothing is left loaded.
 
         Afterwards no process keeps other hosts from loading it. Leases of the fleet have ended by then.
         """
-        claims = self.claims
-        held = [] if claims is None else [one for one in self._row().consumers if claims.holds(one)]
-        return all(await asyncio.gather(*map(self._unloaded, held)))
+        return all(await asyncio.gather(*map(self._unloaded, self.held)))
 
     async def _unloaded(self, consumer: str) -> bool:
         for _ in range(END_TRIES):  # gpumand notices a moment later that the leases of the fleet have ended

@@ -1,7 +1,7 @@
-"""Finds out whether systemd will start the daemon again after the current stop.
+"""Finds out whether systemd will start this process again after the current stop.
 
-SIGTERM does not show whether a stop or a restart causes it. systemd knows: the job of the daemon's unit is "stop" or
-"restart", and if something other than systemd sent the signal, the unit has no job.
+SIGTERM does not show whether a stop or a restart causes it. systemd knows: the job of the unit is "stop" or "restart",
+and if something other than systemd sent the signal, the unit has no job.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ async def permanent_stop_reason(bus: BusConnection) -> str:
         return ""
 
 
+async def is_restart(bus: BusConnection) -> bool:
+    """Whether systemd ends this process in order to start it again at once; False if that is unknown."""
+    try:
+        async with asyncio.timeout(QUERY_TIMEOUT_SEC):
+            return await _OwnUnitQuery(bus).is_restart()
+    except (BusError, BusLost, TimeoutError) as error:
+        log.debug("systemd did not report whether this stop is a restart: %r", error)
+        return False
+
+
 class _OwnUnitQuery:
     """Queries systemd about the daemon's own unit. All methods raise BusError and BusLost."""
 
@@ -38,13 +48,22 @@ class _OwnUnitQuery:
         self._bus = bus
 
     async def permanent_stop_reason(self) -> str:
-        # A daemon that was started in a terminal is in the unit of that session, so the main pid is compared as well.
-        (path,) = await self._bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (os.getpid(),))
-        if await self._get(path, SYSTEMD_SERVICE, "MainPID") != os.getpid():
-            return ""  # the daemon was started manually by a process of that unit, such as a login session
+        if not (path := await self._own_path()):
+            return ""
         if await self._get(SYSTEMD_PATH, SYSTEMD_MANAGER, "SystemState") == "stopping":
             return "systemd is shutting down"
         return "the service is stopped, not restarted" if await self._job_type(path) == "stop" else ""
+
+    async def is_restart(self) -> bool:
+        path = await self._own_path()
+        is_shutdown = await self._get(SYSTEMD_PATH, SYSTEMD_MANAGER, "SystemState") == "stopping"
+        return path != "" and not is_shutdown and await self._job_type(path) == "restart"
+
+    async def _own_path(self) -> str:
+        """The unit whose main process this is; "" if it was started manually by a process of another unit."""
+        # A daemon that was started in a terminal is in the unit of that session, so the main pid is compared as well.
+        (path,) = await self._bus.call(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (os.getpid(),))
+        return str(path) if await self._get(path, SYSTEMD_SERVICE, "MainPID") == os.getpid() else ""
 
     async def _job_type(self, unit_path: str) -> str:
         """Return the type of a unit's job, "" if there is none, as after a kill."""

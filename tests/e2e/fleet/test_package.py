@@ -183,6 +183,21 @@ def test_member_of_the_group_gets_a_unique_consumer_through_the_fleet_only(licen
     assert said.stdout.strip() == "served"
 
 
+def test_unique_consumer_stays_loaded_over_a_restart_as_at_an_upgrade_and_not_over_a_stop(licensed: Host) -> None:
+    machine = licensed.machine
+    machine.run([*CTL, "run", "licensed", "--", "true"], user=MEMBER, timeout=60)
+    assert licensed.client.consumer("licensed")["residency"] == "resident"
+    before = machine.show("licensed.service", "InvocationID")
+    machine.systemctl("restart", FLEET)
+    assert "claims stay for the next process" in machine.journal(FLEET)
+    said = machine.run([*CTL, "run", "licensed", "--", "echo", "served"], user=MEMBER, timeout=60)
+    assert said.stdout.strip() == "served"
+    assert machine.show("licensed.service", "InvocationID") == before, "it was not loaded again"
+    machine.systemctl("stop", FLEET)
+    assert licensed.client.consumer("licensed")["residency"] == "unloaded"
+    machine.systemctl("start", FLEET)
+
+
 def test_invalid_configuration_is_reported_and_not_tried_again(running: Host) -> None:
     machine = running.machine
     good = machine.run(["cat", CONFIG]).stdout

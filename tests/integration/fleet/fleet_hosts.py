@@ -112,7 +112,17 @@ class FleetHosts:
             async with Client(daemon.address) as client:
                 for name in [one.name for one in (await client.status()).consumers]:
                     await client.evict(name, force=True)
+        await self.begin_count()
+
+    async def begin_count(self) -> None:
+        """Count loads and evictions from now on."""
         self._counted = {name: await self._sum(name) for name in ("loads", "evictions")}
+
+    async def residency(self, number: int, consumer: str) -> str:
+        """Where a consumer of a host is."""
+        async with Client(self.daemons[number - 1].address) as client:
+            found = (await client.status()).consumer(consumer)
+        return str(found.residency) if found else ""
 
     async def loads(self) -> int:
         """Number of loads of all hosts since ``begin``."""

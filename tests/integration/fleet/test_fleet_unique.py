@@ -99,6 +99,29 @@ async def test_agent_that_is_stopped_unloads_what_it_no_longer_guards(hosts: Fle
     await moved.release()
 
 
+async def test_agent_that_is_restarted_leaves_the_consumer_loaded_for_its_next_process(hosts: FleetHosts) -> None:
+    first, second = await hosts.services(2, ttl_sec=60.0)
+    lease = await first.router.acquire(AcquireCall("chat", 30.0, on="gpu1"))
+    await lease.release()
+    await hosts.begin_count()
+    first.comes_back = _always
+
+    await first.stop(1.0)
+
+    assert await hosts.residency(1, "chat") == "resident"
+    with pytest.raises(Busy, match="one host only"):
+        await second.router.acquire(AcquireCall("chat", 5.0, on="gpu2"))
+    third = await hosts.service(1, ttl_sec=60.0)
+    await until(lambda: third._claims.holds("chat"), "the next process takes the claim over")
+    again = await third.router.acquire(AcquireCall("chat", 5.0, on="gpu1"))
+    await again.release()
+    assert (await hosts.loads(), await hosts.evictions()) == (0, 0)
+
+
+async def _always() -> bool:
+    return True
+
+
 async def test_agent_that_is_stopped_keeps_its_claim_while_a_client_of_gpumand_uses_the_consumer(
     hosts: FleetHosts,
 ) -> None:
