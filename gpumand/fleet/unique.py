@@ -104,7 +104,8 @@ class UniqueConsumers:
     async def _watch_fence(self) -> None:
         while True:
             self._lose(frozenset(one for one in self._held if not self.holds(one)))
-            await self._clock.sleep(WATCH_SEC)
+            # Not later than the fence: its margin is the time in which the leases end.
+            await self._clock.sleep(min(self._fence.remaining_sec or WATCH_SEC, WATCH_SEC))
 
     def _lose(self, lost: frozenset[str]) -> None:
         """End consumers in a task of their own: what is lost meanwhile must not wait until slow leases have ended."""

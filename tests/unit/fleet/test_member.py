@@ -317,6 +317,22 @@ async def test_host_that_was_cut_off_gives_a_unique_consumer_up_before_another_c
     assert not first.unique.holds("llm")
 
 
+@pytest.mark.parametrize("phase_sec", [0.0, 0.03, 0.11, 0.17])
+async def test_unique_consumer_ends_when_the_fence_falls_and_not_at_the_next_look(
+    clock: FakeClock, fleet: MemoryFleet, phase_sec: float
+) -> None:
+    host = Host(fleet, clock, H1)
+    async with running(host.member.run()):
+        await clock.advance(0.3 + phase_sec)
+        async with running(host.unique.run()):
+            await host.unique.claim("llm")
+            host.store.cut_off()
+            await clock.advance(host.member.fence.remaining_sec - 0.001)
+            assert host.fenced == []
+            await clock.advance(0.002)
+            assert host.fenced == ["llm"]
+
+
 async def test_claim_of_an_earlier_lease_does_not_count_after_the_host_joined_again(
     clock: FakeClock, hosts: tuple[Host, Host]
 ) -> None:
