@@ -65,6 +65,7 @@ def fleet() -> None:
 @_address_option("the name of the host")
 @click.option("--etcd", "has_member", is_flag=True, help="Prepare a member of etcd on this host.")
 @click.option("--endpoint", "endpoints", multiple=True, metavar="URL", help="URL of a member of etcd elsewhere.")
+@click.option("--domain", default="", metavar="DOMAIN", help="DNS domain whose SRV records list the members of etcd.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="NAME=URL", help="Another host, and the URL of its agent. Without etcd."
 )
@@ -108,20 +109,34 @@ def _founding(folders: Folders, arguments: dict[str, Any]) -> Founding:
     if folders.config.exists():
         found = configuration(folders)
         address = url_host(found.url)
-        endpoints = found.etcd.endpoints if found.etcd else ()
-        return Founding(found.fleet, found.host, (address,), folders.member.key.exists(), endpoints, found.peers)
+        endpoints, domain = (found.etcd.endpoints, found.etcd.domain) if found.etcd else ((), "")
+        member = folders.member.key.exists()
+        return Founding(found.fleet, found.host, (address,), member, endpoints, found.peers, domain=domain)
     host = arguments["host"] or short_host_name()
     addresses = arguments["addresses"] or (host,)
     peers = dict(_peer(one) for one in arguments["peers"])
-    endpoints = arguments["endpoints"]
-    if not (arguments["has_member"] or endpoints or peers):
+    endpoints, domain = arguments["endpoints"], _domain(arguments)
+    if not (arguments["has_member"] or endpoints or domain or peers):
         raise click.UsageError(
-            "say where hosts meet: --etcd runs etcd on this host, --endpoint URL uses etcd elsewhere, and "
-            "--peer NAME=URL asks another host directly"
+            "say where hosts meet: --etcd runs etcd on this host, --endpoint URL or --domain DOMAIN uses etcd "
+            "elsewhere, and --peer NAME=URL asks another host directly"
         )
     _check_values(arguments["name"], host, addresses, endpoints, peers, arguments["gateway_url"])
     member, gateway_url = arguments["has_member"], arguments["gateway_url"]
-    return Founding(arguments["name"], host, tuple(addresses), member, tuple(endpoints), peers, gateway_url)
+    return Founding(arguments["name"], host, tuple(addresses), member, tuple(endpoints), peers, gateway_url, domain)
+
+
+def _domain(arguments: dict[str, Any]) -> str:
+    """The DNS domain of the members of etcd; "" = none. Raises UsageError."""
+    from gpumand.config.value_types import InvalidValue
+    from gpumand.fleet.config import dns_domain
+
+    if arguments["domain"] and arguments["endpoints"]:
+        raise click.UsageError("--domain finds the members of etcd, so use it without --endpoint")
+    try:
+        return dns_domain(arguments["domain"]) if arguments["domain"] else ""
+    except InvalidValue as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _peer(text: str) -> tuple[str, str]:

@@ -40,6 +40,7 @@ class Founding:
         endpoints: URLs of etcd elsewhere.
         peers: URLs of the agents of other hosts, by name.
         gateway_url: URL of this host's gateway for other hosts.
+        domain: DNS domain whose SRV records list the members of etcd, in place of ``endpoints``; "" = none.
     """
 
     fleet: str
@@ -49,15 +50,16 @@ class Founding:
     endpoints: tuple[str, ...] = ()
     peers: Mapping[str, str] = field(default_factory=dict)
     gateway_url: str = ""
+    domain: str = ""
 
     @property
     def plan(self) -> HostPlan:
         """The configuration of the first host."""
         address = bracketed(self.addresses[0])
-        own = (f"https://{address}:{ETCD_PORT}",) if self.has_member else ()
+        own = (f"https://{address}:{ETCD_PORT}",) if self.has_member and not self.domain else ()
         endpoints = (*own, *(one for one in self.endpoints if one not in own))
         url = f"https://{address}:{AGENT_PORT}"
-        return HostPlan(self.fleet, self.host, url, self.gateway_url, endpoints, dict(self.peers))
+        return HostPlan(self.fleet, self.host, url, self.gateway_url, endpoints, dict(self.peers), self.domain)
 
 
 def bracketed(address: str) -> str:
@@ -92,7 +94,7 @@ def new_files(wanted: Founding, folders: Folders) -> list[NewFile]:
         files += member_files(folders, authority.certificate, pair)
         settings = etcd_settings(wanted.fleet, wanted.host, bracketed(wanted.addresses[0]), folders)
         files.append(NewFile(folders.member_settings, settings.encode()))
-    if wanted.plan.endpoints:
+    if wanted.plan.endpoints or wanted.domain:
         files += [password_file(folders.root_password), password_file(folders.password)]
     files.append(NewFile(folders.config, fleet_toml(wanted.plan, folders).encode()))
     return [one for one in files if not one.path.exists()]

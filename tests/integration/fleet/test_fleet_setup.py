@@ -323,6 +323,8 @@ def test_a_host_without_the_authority_invites_no_one(ctl: Run, first: Folders) -
         (("--peer=gpu2",), "as in gpu2=https://gpu2:8447"),
         (("--etcd", "--address=a b"), "is not a URL"),
         (("--endpoint=gpu9",), "must start with http:// or https://"),
+        (("--domain=lab example",), "is not the name of a DNS domain"),
+        (("--domain=lab.example.org", "--endpoint=https://gpu9:2379"), "use it without --endpoint"),
     ],
 )
 def test_wrong_options_are_explained(ctl: Run, first: Folders, options: tuple[str, ...], expected: str) -> None:
@@ -377,16 +379,18 @@ def test_hosts_that_were_invited_before_addresses_were_kept_are_known(ctl: Run, 
 def test_invitation_of_a_fleet_whose_members_are_in_dns_has_the_domain(
     founded: TlsEtcd, ctl: Run, first: Folders, second: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ctl("init", f"--folder={first.base}").code == 0
-    text = first.config.read_text(encoding="utf-8")
-    listed = next(line for line in text.splitlines() if line.startswith("endpoints"))
-    first.config.write_text(text.replace(listed, 'domain = "lab.example.org"'), encoding="utf-8")
+    first.config.unlink()
+    asked = []
 
     async def discover(domain: str) -> tuple[str, ...]:
-        assert domain == "lab.example.org"
+        asked.append(domain)
         return (founded.url,)
 
     monkeypatch.setattr("gpumand.cli.fleet_setup.founding.discover", discover)
+    made = ctl("init", "--host=gpu1", "--domain=lab.example.org.", f"--folder={first.base}")
+    assert (made.code, load(first.config).etcd.domain) == (0, "lab.example.org"), made  # type: ignore[union-attr]
+    again = ctl("init", f"--folder={first.base}")
+    assert (again.code, set(asked)) == (0, {"lab.example.org"}), again
     invited = ctl("invite", "gpu2", f"--machine-id={TWO}", f"--folder={first.base}")
     assert (invited.code, invited.err) == (0, "")
     document = second.base.parent / "bundle"
