@@ -30,7 +30,11 @@ RESOLVE1, RESOLVE1_PATH, RESOLVE1_MANAGER = (
 _ANY_INTERFACE, _ANY_FAMILY = 0, 0
 _NO_TXT, _NO_ADDRESS = 1 << 6, 1 << 7
 
-_ABSENT = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
+_ABSENT = (
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.systemd1.",  # it is installed, and its unit is disabled or masked
+)
 
 
 async def discover(domain: str, bus: str = "system") -> tuple[str, ...]:
@@ -87,7 +91,10 @@ async def _look_up(name: str, bus: str) -> list[Any]:
 
 def _words(name: str, error: BusError) -> str:
     """Why a lookup failed, with what to do."""
-    if error.name in _ABSENT:
-        advice = "Install it (apt install systemd-resolved), or set endpoints in fleet.toml instead"
+    if error.name.startswith(_ABSENT):
+        start = "systemctl enable --now systemd-resolved"
+        advice = (
+            f"Install it (apt install systemd-resolved), start it ({start}), or set endpoints in fleet.toml instead"
+        )
         return f"the SRV records of {name} cannot be looked up: systemd-resolved does not run. {advice}"
     return f"the SRV records of {name} cannot be looked up: {error.message}"

@@ -85,7 +85,8 @@ class PublishedLeases:
     def holds(self, key: str) -> bool:
         """Whether a key is that of a lease."""
         machine_id, _, lease = last_part(key, self._keys.leases).partition("/")
-        return bool(lease) and is_machine_id(machine_id)
+        # Keys are written to the log where their values are ignored.
+        return bool(lease) and lease.isprintable() and is_machine_id(machine_id)
 
     def write(self, entry: Entry) -> None:
         """Take over a lease; more than ``MAX_KNOWN`` are not kept. Raises InvalidJson."""

@@ -76,11 +76,12 @@ def _lease(host: Entry, lease: Entry, now_usec: int) -> list[Text | str]:
 def _head(fleet: Entry, hosts: Sequence[Entry], theme: Theme) -> list[Text]:
     degraded = clean(fleet.get("degraded") or "")
     up = sum(one.get("state") == "up" for one in hosts)
-    consumers = [one for host in hosts for one in _consumers(host).values()]
+    known = [one for one in hosts if one.get("state") != "lost"]  # the row of a lost host says what it last had
+    consumers = [one for host in known for one in _consumers(host).values()]
     loaded = sum(one.get("r") == "resident" for one in consumers)
     words = [f"{up} of {count(len(hosts), 'host')} up", f"{count(loaded, 'consumer')} resident"]
     words.append(count(sum(map(_leases, consumers)), "lease"))
-    waiting = sum(_number(_row(one), "queue") for one in hosts)
+    waiting = sum(_number(_row(one), "queue") for one in known)
     words += [f"{waiting} waiting"] if waiting else []
     line = Text.assemble((theme.dot, "yellow" if degraded or up < len(hosts) else "green"), " fleet: ")
     lines = [line + Text(", ".join(words))]

@@ -22,6 +22,10 @@ class NoSuchDomain(CallerError):
     dbus_name = "org.freedesktop.resolve1.DnsError.NXDOMAIN"
 
 
+class NoSuchUnit(CallerError):
+    dbus_name = "org.freedesktop.systemd1.NoSuchUnit"
+
+
 class Resolved:
     """A systemd-resolved whose answer a test sets.
 
@@ -95,6 +99,23 @@ async def test_resolver_that_hangs_is_given_up(
 async def test_host_without_the_resolver_gets_the_name_of_the_package(bus: PrivateBus) -> None:
     with pytest.raises(StoreUnavailable, match="apt install systemd-resolved"):
         await discover("lan", bus.address)
+
+
+async def test_resolver_whose_unit_is_disabled_or_masked_is_said_not_to_run(
+    bus: PrivateBus, resolved: Resolved
+) -> None:
+    resolved.reply = NoSuchUnit("Unit dbus-org.freedesktop.resolve1.service not found.")
+    with pytest.raises(StoreUnavailable, match=r"does not run.*systemctl enable --now systemd-resolved"):
+        await discover("lan", bus.address)
+
+
+async def test_ten_thousand_hostile_records_are_handled(bus: PrivateBus, resolved: Resolved) -> None:
+    targets = ("-rf", ".", "", "a b", "gpu1.lan", "::1", "x" * 300, "_", "a/../b", "gpu1.lan\n", "user@gpu1.lan")
+    records = [(number % 7, number % 5, number % 65536, targets[number % len(targets)]) for number in range(10_000)]
+    resolved.answer(*records)
+    found = await discover("lan", bus.address)
+    assert len(found) == discovery.MAX_MEMBERS
+    assert all(one.startswith("https://") and one.count(":") == 2 and one.isprintable() for one in found), found
 
 
 async def test_host_without_a_bus_is_no_crash() -> None:

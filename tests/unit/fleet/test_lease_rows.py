@@ -79,5 +79,13 @@ def test_number_of_leases_that_are_kept_is_limited() -> None:
 def test_only_keys_below_a_host_are_those_of_leases() -> None:
     known = PublishedLeases(KEYS)
     assert known.holds(KEYS.lease(machine_id(1), "l1"))
-    for key in (KEYS.leases, KEYS.leases_of(machine_id(1)), KEYS.leases + "x/l1", KEYS.host(machine_id(1)), "/x"):
+    forged = KEYS.leases_of(machine_id(1)) + "1\nroot logged in"
+    for key in (
+        forged,
+        KEYS.leases,
+        KEYS.leases_of(machine_id(1)),
+        KEYS.leases + "x/l1",
+        KEYS.host(machine_id(1)),
+        "/x",
+    ):
         assert not known.holds(key)

@@ -43,5 +43,11 @@ def test_fleet_without_published_leases_has_no_table_of_them() -> None:
     assert "gpu2" in shown(old), "an older agent names no leases"
 
 
+def test_what_a_lost_host_last_had_is_not_counted() -> None:
+    lost = host("gpu2", lease()) | {"state": "lost", "why": "no answer"}
+    assert "1 of 2 hosts up, 1 consumer resident, 1 lease" in shown(host("gpu1", lease()), lost)
+    assert "0 of 1 host up, 0 consumers resident, 0 leases" in shown(lost)
+
+
 def test_lease_of_another_host_cannot_change_the_screen() -> None:
     assert "\x1b" not in shown(host("gpu2", lease(via="\x1b[2J", reason="\x1b[31mred", owner="\x1b]0;x\x07")))
