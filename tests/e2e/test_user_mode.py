@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from tests.e2e.installation import module_command
 from tests.e2e.machine import Machine
 from tests.e2e.user_session import HOME, USER, UserMachine, UserSession
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SOCKET = "gpumand.socket"
 GET_STATUS = ["busctl", "--user", "--json=short", "call", NAME, ROOT, MANAGER, "GetStatus"]
 
@@ -55,6 +58,31 @@ def test_http_connection_starts_the_user_daemon_and_is_refused_to_other_users(se
     assert [one["name"] for one in fetched(session.machine)["consumers"]] == ["alpha"]
     path = f"{session.machine.runtime}/gpumand.sock"
     assert session.machine.run(["stat", "--format=%a %U", path]).stdout.split() == ["600", USER]
+
+
+def gamemode_lines() -> dict[str, str]:
+    """The commands of the guide for GameMode, which runs them with sh -c, for the gpumand of the user."""
+    text = (REPOSITORY / "docs/guide/games.md").read_text(encoding="utf-8")
+    config = ConfigParser(interpolation=None)
+    config.read_string(text.partition("```ini\n")[2].partition("```")[0])
+    cli = f"{module_command('gpumand.cli')} --user "
+    return {name: line.replace("gpumanctl ", cli) for name, line in config["custom"].items()}
+
+
+def test_lines_of_the_guide_give_a_game_the_gpu_as_long_as_it_runs(session: UserSession) -> None:
+    session.holder("alpha", 14000)
+    lease, _ = session.client.acquire("alpha")
+    session.client.release(lease)
+    lines = gamemode_lines()
+    for _ in range(2):
+        # GameMode waits 10 s for its commands.
+        session.machine.run(["sh", "-c", lines["start"]], timeout=10)
+        session.machine.wait_until(
+            lambda: [one["reason"] for one in session.client.leases().values()] == ["game"], "the GPU is reserved"
+        )
+        assert session.machine.show("alpha.service", "ActiveState") == "inactive"
+        session.machine.run(["sh", "-c", lines["end"]], timeout=10)
+        session.machine.wait_until(lambda: not session.client.leases(), "the reservation has ended")
 
 
 def test_user_daemon_loads_and_evicts_user_units(session: UserSession) -> None:
