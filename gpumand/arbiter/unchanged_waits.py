@@ -9,6 +9,7 @@ lease is followed by a queue pass, on random demand.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gpumand.arbiter.shared_waits import KEEP_SEC, is_plain
@@ -101,8 +102,11 @@ class UnchangedWaits:
             self._overtakers.add(entry.request.consumer)
 
     def _keep_known(self, decision: Decision) -> None:
-        """Keep what is known after a request was decided between two new leases, if its reason is the same in both."""
-        if self._known is not None and not self._known.holders.issuperset(decision.holders):
+        """Keep what is known after a request was decided in a pass for new ones, if it waits for the same leases."""
+        known = self._known
+        if known is None:
+            return
+        if not known.holders.issuperset(decision.holders) or not self._has_same_leases(known, decision.holders):
             self._known = None
 
     def end_pass(self, entries: tuple[WaitingRequest, ...], view: View) -> None:
@@ -135,16 +139,20 @@ class UnchangedWaits:
         known, ledger = self._known, self._state.ledger
         if known is None or known.changes != self._other_changes():
             return False
-        before, now = known.view.consumer_leases, ledger.leases_by_consumer
+        leased_before = known.view.consumer_leases.keys() - {name}
         return (
             self._state.clock.monotonic() < known.until
             and self._state.overtakings.revision == known.overtakings
-            and before.keys() - {name} == now.keys() - {name}
-            and all(before.get(holder) is now.get(holder) for holder in known.holders)
+            and leased_before == ledger.leases_by_consumer.keys() - {name}
+            and self._has_same_leases(known, known.holders)
             and all(ledger.consumer(one).times is times for one, times in known.times.items())
             and known.entries == entries
             and (self._is_as_before(known, name) or self._is_independent(known, name))
         )
+
+    def _has_same_leases(self, known: AllWait, holders: Collection[str]) -> bool:
+        before, now = known.view.consumer_leases, self._state.ledger.leases_by_consumer
+        return all(before.get(holder) is now.get(holder) for holder in holders)
 
     def _is_as_before(self, known: AllWait, name: str) -> bool:
         """Whether a consumer is as it was, but for the number of its leases and for when it was used.

@@ -73,3 +73,30 @@ def three_devices() -> FakeWorld:
     world = FakeWorld(specs, scheduler=scheduler, total_mib=(16384, 16384, 16384))
     world.routes.where = lambda name: world.arbiter.state.ledger.consumer(name).devices
     return world
+
+
+async def test_reason_does_not_name_a_lease_that_began_and_ended_while_its_consumer_could_not_be_evicted() -> None:
+    specs = [routed("held", 9000), routed("wide", 2000, device_count=2), routed("slow", 1000), routed("wanted", 7000)]
+    scheduler = SchedulerSettings(policy=Policy.LRU, min_turn_sec=0.0, concurrent_leases=0)
+    world = FakeWorld(specs, scheduler=scheduler, total_mib=(16384, 16384))
+    world.routes.where = lambda name: world.arbiter.state.ledger.consumer(name).devices
+    world.routes.consumer("slow").load_sec = 30.0
+    await world.start()
+    await leased(world, 1, "held", 0)
+    await world.arbiter.load("wide", "", 60.0)
+    # A load on device 1, where it is too, keeps it from being evicted on device 0.
+    waiting = [asyncio.create_task(leased(world, 2, "slow", 1)), asyncio.create_task(leased(world, 3, "wanted", 0))]
+    await world.clock.sleep(0.1)
+    world.arbiter.scheduler.step()  # as after a reading
+    world.vram.read_sec = 1.0  # no reading ends during the lease
+    grant = await world.arbiter.acquire(client(4), "wide", AcquireOptions(priority=50))
+    assert grant.lease.id[:6] in _reason(world, "wanted")
+    await world.arbiter.release(grant.lease.id)
+    assert grant.lease.id[:6] not in _reason(world, "wanted")
+    for task in waiting:
+        task.cancel()
+    await world.arbiter.stop("end")
+
+
+def _reason(world: FakeWorld, consumer: str) -> str:
+    return next(one.waiting_for for one in world.arbiter.status().queue if one.consumer == consumer)
