@@ -469,6 +469,48 @@ async def test_browser_asks_for_the_key_where_one_is_required_and_the_page_works
         await made.check()
 
 
+async def test_page_of_a_limited_key_offers_what_the_key_may_do_and_follows_a_change_of_its_rights(
+    tmp_path: Path,
+) -> None:
+    file, limited = tmp_path / "keys.toml", 'consumers = ["fake"]\n'
+    keys = f'[keys.anna]\nsha256 = "{hash_of(KEY)}"\n{limited}[keys.script]\nsha256 = "{hash_of(WEAK)}"\n'
+    file.write_text(keys, encoding="utf-8")
+    required = f'keys_file = "{file}"\nrequire_key = true\n'
+    async with board(tmp_path, required, 'preset = "comfyui"') as made, browser_tab(tmp_path) as tab:
+        for key in (KEY, WEAK):
+            headers = {"Authorization": f"Bearer {key}"}
+            async with made.front.session.post(f"{made.front.url}/prompt", json={}, headers=headers) as answer:
+                assert answer.status == 200
+        await tab.answer_dialogs()
+        tab.password = KEY
+        await tab.open(f"{made.url}/gateway/")
+        await tab.until_text("#client", "anna")
+        await tab.until_text("#services", "2 held")
+        choices = "[...document.querySelector('#plan-consumer').options].map((one) => one.value).join()"
+        await tab.until(f"{choices} === 'fake'")
+        buttons = (
+            "[...document.querySelectorAll('#requests button')].map((one) => one.getAttribute('aria-label')).join()"
+        )
+        assert await tab.evaluate(buttons) == "Release POST /prompt of anna"
+        await tab.evaluate("document.querySelector('#plan-form').requestSubmit()")
+        await tab.until_text("#plan", "fake")
+        for width, height, phone in SIZES.values():
+            await tab.look(width, height, phone=phone)
+            await tab.picture(pictures(tmp_path) / f"limited-{width}.png")
+            assert not await tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+        await tab.evaluate("document.querySelector('#requests button').click()")
+        await tab.until_text("#messages", "Its work goes on in fake")
+        await tab.until(f"{buttons} === ''")
+        file.write_text(keys.replace(limited, ""), encoding="utf-8")
+        assert made.front.gateway.process is not None
+        made.front.gateway.process.send_signal(signal.SIGHUP)
+
+        await tab.until(f"{choices} === ',fake,blocker' || {choices} === ',blocker,fake'")
+        await tab.until_text("#services", "blocker")
+        assert await tab.evaluate("violations") == []
+
+
 async def test_policy_of_the_page_stops_a_script_that_got_into_it(running: Desk) -> None:
     await running.open()
     parse = "try { document.body.innerHTML = '<b>x</b>' } catch (error) { String(error) }"

@@ -355,7 +355,8 @@ function requestCells(request) {
   // The work of a job cannot be cancelled from here: only its lease is given back.
   const name = request.state === "job" ? "Release" : "Cancel";
   const cancel = { name, label: `${name} ${request.method} ${request.path} of ${request.client}`, run: () => cancelRequest(request.number) };
-  const mayCancel = page.session.may_evict;
+  const { session } = page;
+  const mayCancel = session.may_evict || (session.has_key && request.client === session.client);
   return [
     [element("strong", { textContent: request.consumer || "not known yet" })],
     [element("code", { className: "text", textContent: `${request.method} ${request.path}` })],
@@ -444,8 +445,8 @@ function historyCells(entry) {
   ];
 }
 
-function syncChoices(select, first, names) {
-  sync(select, [first, ...names.map((name) => [name, name])], ([value]) => value || "none",
+function syncChoices(select, others, names) {
+  sync(select, [...others, ...names.map((name) => [name, name])], ([value]) => value || "none",
     ([value, text]) => element("option", { value, textContent: text }), () => {});
 }
 
@@ -462,8 +463,10 @@ function render() {
   syncTable("requests", state.requests, (one) => one.number, requestCells);
   const names = consumers.map((one) => one.name);
   const sizeField = byId("plan-size");
-  syncChoices(byId("plan-consumer"), ["", "memory for another program"], names);
-  syncChoices(byId("history-consumer"), ["", "all"], names);
+  // A key for some consumers may not ask about memory for any program.
+  const others = page.session.consumers === null ? [["", "memory for another program"]] : [];
+  syncChoices(byId("plan-consumer"), others, names);
+  syncChoices(byId("history-consumer"), [["", "all"]], names);
   sizeField.hidden = byId("plan-consumer").value !== "";
   const mark = JSON.stringify(stats);
   if (mark !== page.historyMark && page.isConnected && !state.gpumand.absence) {
@@ -542,7 +545,11 @@ function connect() {
     page.state = JSON.parse(event.data);
     page.isConnected = true;
     if (!page.state.gpumand.absence) page.clockOffsetMs = page.state.gpumand.read_usec / 1000 - Date.now();
-    if (isNew) readSession();
+    if (isNew) {
+      // The rights may have changed meanwhile, and with them what the history has.
+      page.historyMark = "";
+      readSession();
+    }
     render();
   });
   stream.onerror = () => {
