@@ -19,7 +19,7 @@ import aiohttp
 from gpumand.client.errors import Busy, CallerError, GpumandError, error_for
 from gpumand.gateway.fleet_config import FleetSettings
 from gpumand.gateway.headers import HOP_HEADER
-from gpumand.gateway.refusals import FleetUnavailable, Refused
+from gpumand.gateway.refusals import AgentDown, FleetUnavailable, Refused
 from gpumand.gateway.upstream import Endpoint, UpstreamDown, Upstreams, endpoint_of
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,8 @@ class Fleet:
         except _ERRORS as error:
             reason = "it is not running" if isinstance(error, UpstreamDown) else str(error) or "no answer in time"
             text = f"{consumer} may be loaded on one host only, and gpumand-fleet does not answer: {reason}."
-            raise FleetUnavailable(f"{text} Try again later.") from None
+            kind = AgentDown if isinstance(error, UpstreamDown) else FleetUnavailable
+            raise kind(f"{text} Try again later.") from None
         if status != 200:
             raise _claim_error(answer)
 

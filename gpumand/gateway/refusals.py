@@ -30,6 +30,10 @@ class FleetUnavailable(GpumandError):
     """The fleet does not say now whether this host may load a consumer that one host only may have loaded."""
 
 
+class AgentDown(FleetUnavailable):
+    """gpumand-fleet does not run on this host, perhaps because it is being restarted."""
+
+
 ESTIMATED = -1
 """In ``_REFUSALS``: Retry-After is the estimated time."""
 

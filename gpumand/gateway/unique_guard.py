@@ -12,7 +12,13 @@ from gpumand.client.values import Grant
 from gpumand.gateway.fleet import Fleet
 from gpumand.gateway.leases import Arbiter
 from gpumand.gateway.offers import UNIQUE
+from gpumand.gateway.refusals import AgentDown, FleetUnavailable
 from gpumand.gateway.status_view import StatusView
+
+RESTART_SEC = 5.0
+"""How long a claim waits for an agent that does not run: a restart, as at an upgrade, must not refuse requests."""
+
+RESTART_PAUSE_SEC = 0.2
 
 ABSENT_SEC = 0.5
 """Pause between two looks while gpumand gives no status."""
@@ -35,11 +41,11 @@ class UniqueGuard:
         """See Arbiter; a unique consumer is claimed before. Raises GpumandError, Busy if another host has it."""
         if not self._fleet.is_enabled or not await self._is_unique(consumer):
             return await self._arbiter.acquire(consumer, priority, reason)
-        await self._fleet.claim(consumer)
+        await self._claim(consumer)
         grant = await self._arbiter.acquire(consumer, priority, reason)
         try:
             # The request may have waited for long, in which this host can have lost the consumer.
-            await self._fleet.claim(consumer)
+            await self._claim(consumer)
         except BaseException:
             self._give_back(grant.id)
             raise
@@ -56,6 +62,19 @@ class UniqueGuard:
     async def close(self) -> None:
         """Finish what is being given back."""
         await asyncio.gather(*self._returns, return_exceptions=True)
+
+    async def _claim(self, consumer: str) -> None:
+        clock, is_restart = asyncio.get_running_loop().time, False
+        deadline = clock() + RESTART_SEC
+        while True:
+            try:
+                return await self._fleet.claim(consumer)
+            except FleetUnavailable as error:
+                # An agent that has just started is not sure of its place in the fleet yet.
+                is_restart |= isinstance(error, AgentDown)
+                if not is_restart or clock() >= deadline:
+                    raise
+            await asyncio.sleep(RESTART_PAUSE_SEC)
 
     async def _is_unique(self, consumer: str) -> bool:
         while (status := await self._status.get()) is None:  # noqa: ASYNC110 - as an Acquire waits for gpumand

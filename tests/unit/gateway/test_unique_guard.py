@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gpumand.client.errors import Busy, GpumandError
-from gpumand.gateway.refusals import FleetUnavailable, refusal_of
+from gpumand.gateway.refusals import AgentDown, FleetUnavailable, refusal_of
 from gpumand.gateway.unique_guard import UniqueGuard
 
 OTHER = Busy("llm may be loaded on one host only, and gpu2 has it. Ask there.")
@@ -70,6 +70,32 @@ async def test_gateway_without_the_fleet_claims_nothing() -> None:
     world = World(is_enabled=False)
     await world.guard.acquire("llm", 0, "")
     assert world.calls == ["acquire llm"]
+
+
+async def test_restart_of_the_agent_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpumand.gateway.unique_guard.RESTART_PAUSE_SEC", 0.0)
+    down, starting = AgentDown("it is not running"), FleetUnavailable("not sure of its lease")
+    world = World(down, down, starting, None, None)
+    assert (await world.guard.acquire("llm", 0, "")).id == "l1"
+    assert world.calls == ["claim llm"] * 4 + ["acquire llm", "claim llm"]
+    world = World(None, down, None)
+    await world.guard.acquire("llm", 0, "")
+    assert "release l1" not in world.calls, "a load is not given back for it"
+
+
+async def test_agent_that_stays_away_and_one_that_cannot_decide_are_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gpumand.gateway.unique_guard.RESTART_SEC", 0.0)
+    for error in (AgentDown("it is not running"), FleetUnavailable("no quorum")):
+        world = World(error)
+        with pytest.raises(FleetUnavailable) as caught:
+            await world.guard.acquire("llm", 0, "")
+        assert refusal_of(caught.value, 10).code == "fleet_unavailable"
+        assert world.calls == ["claim llm"]
+    monkeypatch.undo()
+    world = World(FleetUnavailable("no quorum"))
+    with pytest.raises(FleetUnavailable):
+        await world.guard.acquire("llm", 0, "")
+    assert world.calls == ["claim llm"], "only an agent that does not run is waited for"
 
 
 async def test_consumer_of_another_host_is_not_acquired() -> None:
