@@ -46,7 +46,12 @@ class Actions:
         self._routes = routes
 
     async def evict(
-        self, report: EvictionReport, is_enough_free: Callable[[], bool], why_not: Callable[[], Awaitable[str]]
+        self,
+        report: EvictionReport,
+        is_enough_free: Callable[[], bool],
+        why_not: Callable[[], Awaitable[str]],
+        *,
+        respect_busy: bool = True,
     ) -> EvictionReport:
         """Take a consumer's VRAM back by its methods in order, until readings show it free on all of its devices.
 
@@ -56,6 +61,7 @@ class Actions:
             report: the consumer, its devices, the trigger and the reason; also the method, if only one may be used.
             is_enough_free: whether the memory needed is free; then the rest is not waited for.
             why_not: called before each further method; why the consumer must not be evicted any more, "" when it may.
+            respect_busy: wait for requests that an unload may wait for; not so for a forced eviction.
 
         Returns:
             The completed report. ``error`` is "" when the memory was observed to become free.
@@ -70,7 +76,7 @@ class Actions:
             if report.tried and (why := await why_not()):
                 report = replace(report, error=f"{report.error}; no other method was tried: {why}")
                 break
-            report = await self._try_method(report, method, check, is_enough_free)
+            report = await self._try_method(report, method, check, is_enough_free, respect_busy=respect_busy)
             if not report.error:
                 break
             log.warning("evicting %s by %s: %s", report.consumer, method, report.error)
@@ -110,6 +116,8 @@ class Actions:
         method: EvictionMethod,
         check: MultiDeviceEvictionCheck,
         is_enough_free: Callable[[], bool],
+        *,
+        respect_busy: bool,
     ) -> EvictionReport:
         report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
         try:
@@ -120,7 +128,7 @@ class Actions:
             if isinstance(failed, UnitFailed) and failed.reason in STARTED_AGAIN and not check.spec.lazy:
                 return self._started_again(report, failed)
             return await self._check_after_failure(replace(report, error=str(failed)), check)
-        return await self._wait_until_freed(report, check, is_enough_free)
+        return await self._wait_until_freed(report, check, is_enough_free, respect_busy=respect_busy)
 
     def _started_again(self, report: EvictionReport, failed: UnitFailed) -> EvictionReport:
         """Its memory may be free at this moment, but the new run is about to take it again, so it stays reserved."""
@@ -186,11 +194,17 @@ class Actions:
             self._state.ledger.update(spec.name, unit_changed_at=changed_at)
 
     async def _wait_until_freed(
-        self, report: EvictionReport, check: MultiDeviceEvictionCheck, is_enough_free: Callable[[], bool]
+        self,
+        report: EvictionReport,
+        check: MultiDeviceEvictionCheck,
+        is_enough_free: Callable[[], bool],
+        *,
+        respect_busy: bool,
     ) -> EvictionReport:
-        """Wait until readings show the memory free, for at most ``settle_timeout_sec``."""
+        """Wait until readings show the memory free, for ``settle_timeout_sec``, or longer for running requests."""
         clock = self._state.clock
-        deadline = clock.monotonic() + self._state.settings.scheduler.settle_timeout_sec
+        waited_sec = self._state.settings.scheduler.settle_timeout_sec
+        deadline = clock.monotonic() + waited_sec
         if not check.can_be_measured:
             # VRAM could not be read before the eviction either, so there is nothing to compare with. The method
             # reported success, and the report says that this is not verified.
@@ -213,8 +227,9 @@ class Actions:
             if freed_mib is not None and has_rested and self._is_residual(report, check):
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
-            if is_late and not await self._is_deferred(report, check.spec, began):
-                return self._timed_out(report, check, freed_mib)
+            if is_late and not (respect_busy and await self._is_deferred(report, check.spec, began)):
+                return self._timed_out(report, check, freed_mib, waited_sec)
+            waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
             await clock.sleep(DEFERRED_POLL_SEC if is_late else FREED_POLL_SEC)
 
     async def _is_deferred(self, report: EvictionReport, spec: ConsumerSpec, began: float) -> bool:
@@ -255,14 +270,13 @@ class Actions:
         return {device: self._state.device(device) for device in check.checks}
 
     def _timed_out(
-        self, report: EvictionReport, check: MultiDeviceEvictionCheck, freed_mib: int | None
+        self, report: EvictionReport, check: MultiDeviceEvictionCheck, freed_mib: int | None, waited_sec: float
     ) -> EvictionReport:
         now = self._current_samples(check)
         left = remainder.describe(check, now)
         is_released = (check.released_by_processes(now) and not left) or self._is_residual(report, check)
         if freed_mib is not None and is_released:
             return replace(report, freed_mib=freed_mib)
-        waited_sec = self._state.settings.scheduler.settle_timeout_sec
         if left:
             result = f"its processes have ended, but {left}"
         elif freed_mib is not None and check.is_open:

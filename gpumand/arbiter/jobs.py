@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.actions import Actions, residency_after
 from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
+from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, shared_units, victims
@@ -167,14 +169,19 @@ class Jobs:
         return free_mib is not None and free_mib >= budget.need_mib(view, device, consumer)
 
     async def evict(
-        self, report: EvictionReport, is_enough_free: Callable[[], bool], why_not_now: Callable[[], Awaitable[str]]
+        self,
+        report: EvictionReport,
+        is_enough_free: Callable[[], bool],
+        why_not_now: Callable[[], Awaitable[str]],
+        *,
+        respect_busy: bool = True,
     ) -> EvictionReport:
         """Evict one consumer on devices taken by a job, then count and announce the eviction.
 
         The caller must have taken a reading just before. Arguments and result are those of ``Actions.evict``.
         """
         claimed_at = self._state.consumer(report.consumer).claimed_at
-        report = await self._actions.evict(report, is_enough_free, why_not_now)
+        report = await self._actions.evict(report, is_enough_free, why_not_now, respect_busy=respect_busy)
         self._actions.finish_stop(report)
         residency = residency_after(report, self._state.consumer(report.consumer))
         if report.error and self._state.orphans.belong_to(report.consumer):
@@ -253,7 +260,9 @@ class Jobs:
         self._state.set_residency(name, Residency.LOADING, error="")
         self._state.publish_changes()
         await self._write_best_effort(self._store.put_load(name, place, self._state.clock.realtime_usec()))
-        self._loads[name] = attempt = LoadAttempt(self._state, self._units, self._routes, spec, place)
+        ask_others = partial(self._busy_probes.probe_unit, name, itself=False)
+        unit = LoadingUnit(self._state, self._units, self._routes, spec, place, ask_others)
+        self._loads[name] = attempt = LoadAttempt(self._state, unit, self._routes, spec)
         try:
             started = await attempt.run()
         except LoadBrokenOff as broken_off:

@@ -25,6 +25,10 @@ LOADED_REST_SEC = 3.0
 """Seconds for which the server must say that its model is loaded, and its memory must not change, before the answer of
 the load route is not waited for any more: some servers say so a moment too early."""
 
+PART_REST_SEC = 15.0
+"""The same while its memory is less than its footprint: a server that reads its model from a slow disk or network takes
+no memory for a while. The end of the call would break off such a load."""
+
 
 class LoadCall:
     """One call of a load route.
@@ -62,7 +66,10 @@ class LoadCall:
     async def _is_evident(self, health: Health) -> bool:
         await self._state.sample()
         now, held_mib = self._state.clock.monotonic(), self._memory.held_mib() or 0
-        is_shown = health.reachable and health.loaded is True and not self._memory.is_missing(began_here=True)
+        # A server can name its new model while it holds the former one: only memory that has grown is that of the new.
+        has_grown = self._memory.has_grown() and not self._memory.is_missing(began_here=True)
+        is_shown = health.reachable and health.loaded is True and has_grown
         if not is_shown or abs(held_mib - self._held_mib) > SLACK_MIB:
             self._rests_since, self._held_mib = now, held_mib
-        return is_shown and now - self._rests_since >= LOADED_REST_SEC
+        rest_sec = LOADED_REST_SEC if self._memory.holds_all() else PART_REST_SEC
+        return is_shown and now - self._rests_since >= rest_sec

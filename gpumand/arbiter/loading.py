@@ -13,15 +13,13 @@ import math
 
 from gpumand.arbiter.load_answers import HealthUnusable, UnusableHealth, describe_health, has_model, patience_with
 from gpumand.arbiter.load_call import LoadCall
-from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import succeeded_within
 from gpumand.domain.consumer import STOPPING, ConsumerSpec, Health
-from gpumand.domain.device import Devices
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.eviction_check import SLACK_MIB
-from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
+from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed
 
 log = logging.getLogger(__name__)
 
@@ -63,9 +61,7 @@ class LoadAttempt:
         sleeps: the server has put its model to sleep, and wakes it for a request.
     """
 
-    def __init__(
-        self, state: ArbiterState, units: UnitManager, routes: ConsumerRoutes, spec: ConsumerSpec, place: Devices
-    ) -> None:
+    def __init__(self, state: ArbiterState, unit: LoadingUnit, routes: ConsumerRoutes, spec: ConsumerSpec) -> None:
         self._state, self._routes, self._spec = state, routes, spec
         self._now = state.clock.monotonic
         self._deadline = self._now() + spec.load_timeout_sec
@@ -73,9 +69,8 @@ class LoadAttempt:
         self._server_is_gone = before.server_is_gone
         self._has_lost_model = before.memory_missing and before.has_served
         self._began = state.clock.monotonic()
-        self._memory = LoadingMemory(state, spec)
         self._unusable = UnusableHealth(spec.name, state.clock.monotonic)
-        self.unit = LoadingUnit(state, units, routes, spec, place)
+        self.unit, self._memory = unit, unit.memory
         self.last_answer = ""
         self.sleeps = False
         self._task: asyncio.Task[None] | None = None
@@ -173,9 +168,10 @@ class LoadAttempt:
         before = None
         if await self.unit.is_running():
             before = await self._ask_before()
+            if not self.unit.started:
+                self._memory.begin()
         else:
             await self.unit.start()
-        self._memory.begin()
         if before is not None and before.loading:
             self._joins_other_load = True
         elif self._spec.load is not None and not has_model(before):
@@ -280,7 +276,6 @@ class LoadAttempt:
         self._missing_since = self._refused_since = None
         if self._spec.load is None or self._route_called:
             await self.unit.restart(reason)
-            self._memory.begin()  # processes that the former run has left behind are not the new model
         if self._spec.load is not None:
             await self._call_load_route(None)
 

@@ -31,13 +31,14 @@ class LoadingMemory:
         self._unnamed_at_call_mib = self._state.unnamed_mib() or 0
 
     def has_grown(self) -> bool:
-        """Whether memory has grown by a model since the load route was called."""
+        """Whether memory has grown by a model since the load route was called, or since its server held least."""
         threshold_mib, held_mib, unnamed_mib = (
             context_mib(self._spec),
             self.held_mib(),
             self._state.unnamed_mib(),
         )
         if held_mib is not None:
+            self._held_at_call_mib = min(self._held_at_call_mib, held_mib)  # a former model was unloaded for this one
             return held_mib - self._held_at_call_mib > threshold_mib
         return unnamed_mib is not None and unnamed_mib - self._unnamed_at_call_mib > threshold_mib
 

@@ -6,7 +6,9 @@ A container of a consumer without a unit is treated as its unit; see ``ConsumerS
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
+from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
 from gpumand.domain.busyness import is_busy
@@ -30,16 +32,32 @@ ENDED = frozenset({UnitActivity.FAILED, UnitActivity.INACTIVE})
 class LoadingUnit:
     """The unit of one load; for a consumer without a unit, every check passes.
 
+    Args:
+        state: the state of the arbiter.
+        units: starts and stops the unit.
+        routes: asks the consumer whether it is at work.
+        spec: the consumer.
+        place: the devices of the load.
+        ask_others: sends the busy checks of the other consumers in the unit; None = there are none.
+
     Attributes:
+        memory: the VRAM of the consumer during this load.
         started: whether it was started, or started again, for this load.
         stopped: whether it was stopped again after a failure, so that nothing of the load is left.
     """
 
     def __init__(
-        self, state: ArbiterState, units: UnitManager, routes: ConsumerRoutes, spec: ConsumerSpec, place: Devices
+        self,
+        state: ArbiterState,
+        units: UnitManager,
+        routes: ConsumerRoutes,
+        spec: ConsumerSpec,
+        place: Devices,
+        ask_others: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._state, self._units, self._routes = state, units, routes
-        self._spec, self._place = spec, place
+        self._spec, self._place, self._ask_others = spec, place, ask_others
+        self.memory = LoadingMemory(state, spec)
         self._run: UnitState | None = None
         self._server_is_gone = state.consumer(spec.name).server_is_gone
         self.started = self.stopped = False
@@ -60,6 +78,7 @@ class LoadingUnit:
     async def start(self) -> None:
         """Start the unit, unless processes of its last run hold the memory that it needs. Raises UnitFailed."""
         await self._check_orphans()
+        self.memory.begin()  # before the start: the start of some units ends only when the model is loaded
         self.started = True  # set before: a start that is cancelled halfway must be undone as well
         await self._units.start(self._spec.service, self._spec.load_timeout_sec)
         self._run = await self._current()
@@ -79,6 +98,8 @@ class LoadingUnit:
 
     async def stop(self) -> None:
         """Stop the unit after a failed load. Raises UnitFailed, also where another consumer in it is in use."""
+        if self._ask_others is not None:
+            await self._ask_others()
         if blocker := self._stop_blocker():
             raise UnitFailed(f"{blocker}, so that it was not stopped", "shared")
         await self._units.stop(self._spec.service, self._spec.stop_timeout_sec)
@@ -142,15 +163,17 @@ class LoadingUnit:
         name, unit = self._spec.name, self._spec.service
         if not unit:
             return f"gpumand can restart it only if it knows its unit: set unit or container in consumers.{name}"
-        others = (one for one in self._state.ledger.consumers.values() if one.spec.service == unit and one.name != name)
-        for other in others:
+        work = "" if self._server_is_gone else await self.work()
+        if self._ask_others is not None:
+            await self._ask_others()
+        # Read after the checks: a lease can have been granted during them.
+        for other in shared_units.others_in_unit(
+            self._state.ledger.consumers, self._state.consumer(name), self._state.ledger.sharing
+        ):
             if use := _use(other):
                 return f"{unit} is not restarted, since {other.name} runs in it and is {use}"
-        if self._server_is_gone:
-            return ""
-        if self._state.consumer(name).leases:
+        if self._state.consumer(name).leases and not self._server_is_gone:
             return f"{unit} is not restarted, since {name} is leased: release or revoke the lease"
-        work = await self.work()
         return f"{unit} is not restarted, since {name} {work}: retry when it is idle" if work else ""
 
     async def _check_orphans(self) -> None:

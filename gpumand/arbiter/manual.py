@@ -223,7 +223,10 @@ class ManualOperations:
     async def _carry_out(self, report: EvictionReport, devices: Devices, respect_busy: bool) -> EvictionReport:
         try:
             return await self._jobs.evict(
-                report, lambda: False, partial(self._why_not_now, report.consumer, respect_busy)
+                report,
+                lambda: False,
+                partial(self._why_not_now, report.consumer, respect_busy),
+                respect_busy=respect_busy,
             )
         finally:
             self._release_devices(devices)
@@ -259,8 +262,11 @@ class ManualOperations:
         self._state.ledger.replace_job(replace(job, parking=(report.consumer,) if parks else ()))
 
     async def _why_not_now(self, name: str, respect_busy: bool) -> str:
-        """Called before each further method: the consumer may have become busy after the first one."""
-        return await self._busy_probes.busy_exemption(name) if respect_busy else ""
+        """Called before each further method: the consumers in its unit may have become busy after the first one."""
+        if respect_busy:
+            return await self._busy_probes.busy_exemption(name)
+        await self._busy_probes.probe_unit(name, itself=False)
+        return ""
 
     def evict_idle(self) -> None:
         """Start the eviction of one consumer that has been idle for its ``idle_timeout_sec``, if there is one."""

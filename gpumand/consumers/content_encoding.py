@@ -23,7 +23,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> tuple[bytes, bool]:
         The content, and whether something is missing at its end. A body with an unknown encoding, or that is not
         encoded as its header says, is returned as it is.
     """
-    if encoding.strip().lower() not in _ENCODINGS:
+    if not body or encoding.strip().lower() not in _ENCODINGS:
         return body, False
     stream = zlib.decompressobj(_GZIP_OR_ZLIB)
     try:

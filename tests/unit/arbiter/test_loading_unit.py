@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -157,3 +158,17 @@ async def test_failed_start_counts_as_begun_so_that_it_is_undone() -> None:
     with pytest.raises(UnitFailed):
         await unit.start()
     assert unit.started
+
+
+async def test_memory_that_is_taken_during_the_start_belongs_to_the_new_run() -> None:
+    """As of a unit with ``ExecStartPost=`` that waits for its server, whose container the driver does not name."""
+    world = await world_of(by_unit("llm", 8000))
+    unit = unit_of(world)
+    world.units.units["llm.service"].start_delay_sec = 10.0
+    starting = asyncio.create_task(unit.start())
+    await world.clock.sleep(5.0)
+    world.vram.hold(77, 8000, name="server")
+    await world.arbiter.state.sample()
+    await starting
+
+    assert not unit.memory.is_missing(began_here=True)

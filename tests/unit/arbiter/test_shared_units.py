@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod
-from gpumand.domain.errors import EvictionFailed, TimedOut
+from gpumand.domain.errors import EvictionFailed, LoadFailed, TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, kill_consumer, residency, routed
@@ -155,5 +155,35 @@ async def test_manual_eviction_asks_all_consumers_in_the_unit(force: bool) -> No
 
     with pytest.raises(EvictionFailed, match=r"router\.service also serves b, which is busy"):
         await world.arbiter.evict("a", force, 20.0)
+
+    assert world.units.calls == []
+
+
+async def test_work_that_another_consumer_begins_during_a_forced_eviction_is_not_cut() -> None:
+    world = await make_world(model("a", 8000), model("b", 8000, busy=BusyRoute("/slots", ("/n",))))
+    world.routes.consumer("a").lies = True
+    evicting = asyncio.create_task(world.arbiter.evict("a", True, 20.0))
+    await world.clock.sleep(3.0)
+    world.routes.consumer("b").jobs = 1
+
+    with pytest.raises(EvictionFailed, match=r"router\.service also serves b, which is busy"):
+        await evicting
+
+    assert world.units.calls == []
+
+
+async def test_others_in_the_unit_are_asked_before_it_is_restarted_for_a_load() -> None:
+    busy = BusyRoute("/slots", ("/n",))
+    world = await make_world(model("a", 8000), model("b", 8000, busy=busy), loaded=("b",))
+    a = world.routes.consumer("a")
+    a.mib, a.says_loaded = 0, True  # it answers that it is loaded, and holds nothing
+    world.vram.attributable |= {"a", "b"}
+    world.routes.vram = None
+    world.vram.release(PID)
+    world.vram.hold(501, 8000, consumer="b")
+    world.routes.consumer("b").jobs = 1
+
+    with pytest.raises(LoadFailed, match=r"router\.service is not restarted, since b runs in it and is busy"):
+        await world.arbiter.acquire(client(), "a", AcquireOptions(timeout_sec=60))
 
     assert world.units.calls == []

@@ -100,3 +100,30 @@ async def test_clients_that_stay_connected_delay_the_stop_of_a_unit_by_the_grace
 
     assert at_least_sec <= world.clock.monotonic() - began <= at_most_sec
     assert [(one.consumer, one.method) for one in reports(world)] == [("liar", "unit-stop")]
+
+
+async def test_forced_eviction_does_not_wait_for_the_clients_of_its_consumer() -> None:
+    liar = routed("liar", 13000, unit="liar.service", evict=BOTH)
+    world = FakeWorld([liar])
+    world.vram.read_sec = READ_SEC
+    world.units.become("liar.service", UnitActivity.ACTIVE)
+    server = world.routes.place("liar", 13000)
+    server.lies, server.jobs = True, 1
+    world.units.units["liar.service"].stopped = lambda: world.routes.die("liar")
+    await world.start()
+    began = world.clock.monotonic()
+
+    assert (await world.arbiter.evict("liar", True, 20.0)).method == "unit-stop"
+
+    assert world.clock.monotonic() - began < 15.0
+
+
+async def test_unload_that_was_waited_for_longer_says_so() -> None:
+    world = FakeWorld([routed("liar", 13000)])
+    world.vram.read_sec = READ_SEC
+    server = world.routes.place("liar", 13000)
+    server.lies, server.jobs = True, 1
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match=r"0 of 13000 MiB became free within (59|60|61) s"):
+        await world.arbiter.evict("liar", False, 20.0)

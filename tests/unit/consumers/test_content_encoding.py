@@ -34,6 +34,6 @@ def test_body_that_ends_early_is_cut() -> None:
     assert decompress(gzip.compress(TEXT)[:-4], "gzip", 1000)[1]
 
 
-@pytest.mark.parametrize(("body", "encoding"), [(TEXT, "gzip"), (TEXT, "br"), (b"", "zstd")])
+@pytest.mark.parametrize(("body", "encoding"), [(TEXT, "gzip"), (TEXT, "br"), (b"", "zstd"), (b"", "gzip")])
 def test_body_that_cannot_be_decompressed_stays_as_it_is(body: bytes, encoding: str) -> None:
     assert decompress(body, encoding, 1000) == (body, False)
