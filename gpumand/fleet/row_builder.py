@@ -9,6 +9,7 @@ from typing import Any
 
 from gpumand.domain.assumed_times import Start
 from gpumand.domain.residency_states import Residency
+from gpumand.fleet.json_fields import MAX_NUMBER
 from gpumand.fleet.keys import is_consumer_name
 from gpumand.fleet.lease_limits import lease_limits
 from gpumand.fleet.row_json import MAX_CONSUMERS, MAX_DEVICES
@@ -65,7 +66,7 @@ def host_row(
         name=facts.name,
         url=facts.url,
         gateway=facts.gateway_url,
-        version=str(status.get("version", "")),
+        version=_line(status.get("version", ""), 64),
         devices=tuple(_device(one) for one in _dicts(status, "devices")[:MAX_DEVICES]),
         ram_mib=ram_mib,
         consumers=consumers,
@@ -84,7 +85,7 @@ def _device(entry: Mapping[str, Any]) -> DeviceRow:
     reserved = _number(entry.get("reserved_mib")) or 0
     # Memory of a consumer that is loading is promised, although the readings still show it as free.
     return DeviceRow(
-        uuid=str(entry.get("uuid", ""))[:128],
+        uuid=_line(entry.get("uuid", ""), 128),
         total_mib=_number(entry.get("total_mib")),
         free_mib=None if free is None else max(0, free - reserved),
     )
@@ -141,6 +142,11 @@ def _index(text: object) -> int | None:
     return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 9 else None
 
 
+def _line(value: object, at_most: int) -> str:
+    """A text as readers of a row accept it: they ignore the whole row of a host otherwise."""
+    return "".join(one for one in str(value) if one.isprintable())[:at_most]
+
+
 def _number(value: object) -> int | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
     return value if is_number else None  # type: ignore[return-value]

@@ -100,3 +100,16 @@ entries = st.dictionaries(
 )
 def test_any_status_gives_a_row(status: dict[str, Any], learned: dict[str, dict[str, Any]]) -> None:
     assert host_row(FACTS, status, learned).machine_id == machine_id(1)
+
+
+def test_row_with_extreme_values_of_the_status_is_one_that_other_hosts_accept() -> None:
+    device = {"uuid": "GPU-1\n" + "x" * 500, "total_mib": 2**63, "free_mib": -1}
+    status = {
+        "version": "1.0\x1b[31m" + "9" * 100,
+        "devices": [device],
+        "consumers": [{"name": "llm", "leases": 2**70}],
+    }
+    row = host_row(HostFacts("1" * 32, "gpu1", "https://gpu1:8447"), status, {})
+    found = parse_host(encode_host(row))
+    assert (found.version[:3], len(found.version)) == ("1.0", 64)
+    assert (found.devices[0].uuid[:6], found.devices[0].total_mib) == ("GPU-1x", None)
