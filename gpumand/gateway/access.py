@@ -20,7 +20,7 @@ from aiohttp import HttpVersion11
 from gpumand.gateway import web
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Connection
-from gpumand.gateway.headers import Origin, is_same_origin
+from gpumand.gateway.headers import LIMIT_HEADER, Origin, is_same_origin
 from gpumand.gateway.keys import PLACEHOLDER, find, presented
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.requests import Client
@@ -62,7 +62,7 @@ class KeyedAccess:
             raise refused(
                 401, "key_missing", "Other hosts need an API key, and the configuration of the gateway has none."
             )
-        return self._with_key(request, client, settings), origin
+        return _limited(request, self._with_key(request, client, settings)), origin
 
     def _with_key(self, request: web.BaseRequest, client: Client, settings: GatewaySettings) -> Client:
         """The client by its key. Raises Refused."""
@@ -115,6 +115,15 @@ class KeyedAccess:
         if value is None or value.lower() in settings.origins or is_same_origin(value, client):
             return
         raise refused(403, "foreign_origin", "Pages of this web site may not use the gateway. Add it to origins.")
+
+
+def _limited(request: web.BaseRequest, client: Client) -> Client:
+    """A client whose request concerns one consumer only, as the gateway of another host says for its own client."""
+    consumer = request.headers.get(LIMIT_HEADER)
+    if consumer is None:
+        return client
+    only = frozenset({consumer})
+    return replace(client, consumers=only if client.consumers is None else only & client.consumers)
 
 
 def _is_without_host(request: web.BaseRequest) -> bool:

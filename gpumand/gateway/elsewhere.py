@@ -13,7 +13,7 @@ from gpumand.gateway import forward, web
 from gpumand.gateway.dialects import Api, api_of
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.fleet import Fleet, OtherHost, OtherModels
-from gpumand.gateway.headers import is_from_fleet, request_headers
+from gpumand.gateway.headers import LIMIT_HEADER, is_from_fleet, request_headers
 from gpumand.gateway.keys import KEY_HEADERS
 from gpumand.gateway.models import LATEST, Choice, Offer
 from gpumand.gateway.paths import Target
@@ -134,7 +134,7 @@ class ElsewhereHandler:
         while host is not None and len(tried) < MAX_TRIES:
             tried.add(host.name)
             try:
-                return await self._pass_on(exchange, host, route.target)
+                return await self._pass_on(exchange, host, route)
             except UpstreamDown:
                 log.warning("the gateway of %s cannot be reached at %s", host.name, host.gateway.base)
             host = await self._next(route, tried)
@@ -152,12 +152,15 @@ class ElsewhereHandler:
             without.add(self._fleet.local_name)
         return await self._fleet.place(route.consumer, without)
 
-    async def _pass_on(self, exchange: Exchange, host: OtherHost, target: str) -> web.StreamResponse:
+    async def _pass_on(self, exchange: Exchange, host: OtherHost, route: Elsewhere) -> web.StreamResponse:
         """Send the request and pass the answer back. Raises UpstreamDown if no connection was made."""
         raw = ((name, value) for name, value in exchange.request.raw_headers if not _is_key(name))
         headers = request_headers(raw, exchange.origin, host.gateway.origin, forward_user=True)
         for name, value in self._fleet.headers(host.gateway).items():
             headers[name] = value
+        if exchange.client.consumers is not None:
+            # The other gateway sees the key of this one, which may see everything.
+            headers[LIMIT_HEADER] = route.consumer
         body = None
         if exchange.body is not None:
             body = exchange.body.data()
@@ -167,7 +170,7 @@ class ElsewhereHandler:
         elif exchange.request.body_exists:
             await answer_expect(exchange.request)
             body = body_of(exchange.request)
-        answer = await self._upstreams.request(host.gateway, exchange.request.method, target, headers, body)
+        answer = await self._upstreams.request(host.gateway, exchange.request.method, route.target, headers, body)
         try:
             return await forward.relay(exchange, answer, host.gateway)
         finally:

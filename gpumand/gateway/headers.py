@@ -19,6 +19,10 @@ HOP_HEADER = "X-Gpumand-Hop"
 """Header of a request that the gateway of another host has passed on, with the name of that host. Such a request is
 served here or refused, and never passed on to a third host."""
 
+LIMIT_HEADER = "X-Gpumand-Limit"
+"""Header of such a request for a client that may not see all consumers: the only one that it concerns. It takes rights
+away and gives none, so that it is believed from every client."""
+
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -34,7 +38,7 @@ HOP_BY_HOP = frozenset(
 )
 """Headers that concern one connection (RFC 9110, section 7.6.1)."""
 
-REPLACED = frozenset({"host", "expect", "via", "forwarded", "x-real-ip", HOP_HEADER.lower()})
+REPLACED = frozenset({"host", "expect", "via", "forwarded", "x-real-ip", HOP_HEADER.lower(), LIMIT_HEADER.lower()})
 """Request headers that the gateway sets itself or answers itself."""
 
 WEBSOCKET_PREFIX = "sec-websocket-"

@@ -10,6 +10,7 @@ import pytest
 from aiohttp import HttpVersion, HttpVersion10, HttpVersion11
 from multidict import CIMultiDict
 
+from gpumand.config.gateway_keys import GatewayKey, hash_of
 from gpumand.gateway.access import KeyedAccess, is_from_foreign_site
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.headers import Origin
@@ -149,3 +150,24 @@ def test_requests_of_other_web_sites_without_an_origin_are_recognised(
     headers: dict[str, str], is_foreign: bool
 ) -> None:
     assert is_from_foreign_site(CIMultiDict(headers), ("https://ui.example",)) is is_foreign
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "expected"),
+    [
+        (None, None, None),
+        (None, "llm", {"llm"}),
+        (frozenset({"llm", "tts"}), "llm", {"llm"}),
+        (frozenset({"tts"}), "llm", set()),
+        (None, "", {""}),
+    ],
+)
+def test_limit_of_another_gateway_takes_rights_away_and_gives_none(
+    own: frozenset[str] | None, said: str | None, expected: set[str] | None
+) -> None:
+    keys = (GatewayKey(name="gpu2", sha256=hash_of("gpumand-gpu2"), consumers=own),)
+    headers = {"Host": "localhost", "Authorization": "Bearer gpumand-gpu2"}
+
+    client, _ = admit(headers | ({} if said is None else {"X-Gpumand-Limit": said}), keys=keys)
+
+    assert client.consumers == expected

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
 
 from gpumand.gateway.catalog import Catalog, Lists
-from gpumand.gateway.elsewhere import Elsewhere, FleetRoutes
-from gpumand.gateway.fleet import OtherHost
+from gpumand.gateway.elsewhere import Elsewhere, ElsewhereHandler, FleetRoutes
+from gpumand.gateway.fleet import Fleet, OtherHost
+from gpumand.gateway.fleet_config import FleetSettings
 from gpumand.gateway.models import Choice, Offer, offers_of
 from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import Refused
-from gpumand.gateway.upstream import Endpoint
+from gpumand.gateway.upstream import Endpoint, Upstreams
+from tests.unit.gateway.raw_relay import OK, ask, exchange_of, front, server
 
 GPU2 = OtherHost("gpu2", Endpoint("http://gpu2:8770", "http://gpu2:8770"))
 TARGET = Target("/v1/chat/completions", "/v1/chat/completions")
@@ -65,3 +69,30 @@ async def test_unique_consumer_that_is_loaded_here_is_served_here() -> None:
 def test_offers_with_current_lists_keep_what_else_is_known() -> None:
     offer = Offer("chat", True, Lists(), is_listed=False, speaks_ollama=True, is_unique=True)
     assert offers_of(Catalog(), [offer]) == [offer]
+
+
+@pytest.mark.parametrize("consumers", [None, frozenset({"chat", "tts"})])
+async def test_other_gateway_learns_that_a_client_may_not_see_everything(consumers: frozenset[str] | None) -> None:
+    sent: list[str] = []
+
+    async def answer(head: bytes, writer: Any) -> None:
+        sent.append(head.decode())
+        writer.write(OK)
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        exchange = exchange_of(request)
+        exchange.client = replace(exchange.client, consumers=consumers)
+        found = await handler.handle(exchange, Elsewhere(OtherHost("gpu2", one.endpoint), "chat", "/x", False))
+        assert found is not None
+        return found
+
+    upstreams = Upstreams()
+    handler = ElsewhereHandler(Fleet(FleetSettings, upstreams), upstreams)
+    head = b"GET /x HTTP/1.1\r\nHost: localhost\r\nX-Gpumand-Limit: all\r\nConnection: close\r\n\r\n"
+    async with server(answer) as one, front(handle) as (_, port):
+        got = await ask(port, head)
+    await upstreams.close()
+
+    assert got.startswith(b"HTTP/1.1 200 ")
+    limits = [line for line in sent[0].split("\r\n") if line.lower().startswith("x-gpumand-limit")]
+    assert limits == ([] if consumers is None else ["X-Gpumand-Limit: chat"])
