@@ -58,9 +58,10 @@ async def assert_unharmed(host: LiveHost) -> None:
 
 # -- evictions -----------------------------------------------------------------------------------------------------
 
+# The test's own connection to the consumer counts as a client, for which a late unload is waited for while it is open.
 FAILING_UNLOADS: list[tuple[dict[str, Any], int, str]] = [
-    ({"kind": "lying-unload"}, 0, "0 of 8000 MiB became free within 0.5 s"),
-    ({"kind": "partial-unload", "mib": 100}, 100, "100 of 8000 MiB became free within 0.5 s"),
+    ({"kind": "lying-unload"}, 0, "0 of 8000 MiB became free within"),
+    ({"kind": "partial-unload", "mib": 100}, 100, "100 of 8000 MiB became free within"),
     ({"kind": "hang", "on": "unload"}, 0, "no answer within 1.5 s"),
     ({"kind": "error-500", "on": "unload"}, 0, "answered 500"),
     ({"kind": "redirect", "on": "unload"}, 0, "redirects are not followed"),
