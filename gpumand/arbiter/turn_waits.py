@@ -40,7 +40,9 @@ class TurnWaits:
 
     def decide_again_before(self, consumer: str, deadline: float, turn_ends_at: float) -> None:
         """The same for requests for a consumer, the first of which times out at ``deadline``."""
-        when = min(turn_ends_at, deadline - self.reserve_sec(consumer))
+        limit = deadline - self.reserve_sec(consumer)
+        # A limit that has passed has had its effect: another pass for it would change nothing.
+        when = min(turn_ends_at, limit) if limit > self._state.clock.monotonic() else turn_ends_at
         if when not in self._retries:
             self._retries.add(when)
             self._background.spawn(self._step_at(when))

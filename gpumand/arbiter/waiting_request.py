@@ -66,16 +66,14 @@ class SharedWait:
         revision: the ledger's revision that it was decided on.
         decided_at: when that was, in monotonic seconds.
         wanted: the decision whose leases some of them have not wanted before; None = all know all of them.
-        first_deadline, last_deadline: when the first and the last of them times out, in monotonic seconds.
     """
 
     __slots__ = (
+        "_deadlines",
         "alike",
         "decided_at",
         "decision",
-        "first_deadline",
         "known_leases",
-        "last_deadline",
         "members",
         "progress",
         "requirement",
@@ -92,7 +90,17 @@ class SharedWait:
         self.alike: list[int] | None = None
         self.wanted: Decision | None = None
         self.known_leases = frozenset[str]()
-        self.first_deadline, self.last_deadline = math.inf, -math.inf
+        self._deadlines: tuple[float, float] | None = None
+
+    @property
+    def first_deadline(self) -> float:
+        """When the first of the members times out, in monotonic seconds; infinity without members."""
+        return self._deadline_range()[0]
+
+    @property
+    def last_deadline(self) -> float:
+        """When the last of the members times out, in monotonic seconds; minus infinity without members."""
+        return self._deadline_range()[1]
 
     def is_like(self, entry: WaitingRequest) -> bool:
         """Whether a request with this requirement can join."""
@@ -102,8 +110,23 @@ class SharedWait:
         """Let a request share the progress of the others."""
         self.members.add(entry)
         entry.group, entry.progress = self, self.progress
-        self.first_deadline = min(self.first_deadline, entry.deadline)
-        self.last_deadline = max(self.last_deadline, entry.deadline)
+        if self._deadlines is not None:
+            first, last = self._deadlines
+            self._deadlines = min(first, entry.deadline), max(last, entry.deadline)
+
+    def remove(self, entry: WaitingRequest) -> None:
+        """Let a member be decided by itself."""
+        self.members.discard(entry)
+        if self._deadlines is not None and entry.deadline in self._deadlines:
+            # The deadline of a request that has left would count as passed for ever: a queue pass each millisecond.
+            self._deadlines = None
+
+    def _deadline_range(self) -> tuple[float, float]:
+        # Computed when it is needed, so that many members that leave together cost one computation.
+        if self._deadlines is None:
+            deadlines = [entry.deadline for entry in self.members]
+            self._deadlines = min(deadlines, default=math.inf), max(deadlines, default=-math.inf)
+        return self._deadlines
 
     def all_know(self, leases: Collection[str]) -> bool:
         """Whether the holders of these leases were informed that each of the requests waits for them."""
@@ -167,7 +190,7 @@ class WaitingRequest:
     def leave_group(self) -> None:
         """Be decided by itself from now on."""
         if self.group is not None:
-            self.group.members.discard(self)
+            self.group.remove(self)
             if self.progress is self.group.progress:
                 self.progress = self.progress.copy()
             self.group = None

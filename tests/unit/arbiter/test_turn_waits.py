@@ -6,7 +6,7 @@ import asyncio
 
 from gpumand.arbiter.background import BackgroundTasks
 from gpumand.arbiter.turn_waits import TurnWaits
-from gpumand.arbiter.waiting_request import WaitingRequest
+from gpumand.arbiter.waiting_request import SharedWait, WaitingRequest
 from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.request import AcquireOptions, Request
 from gpumand.testing.world import FakeWorld, client
@@ -77,3 +77,34 @@ async def test_turn_that_has_ended_already_causes_a_pass_and_no_endless_loop() -
     setup.waits.decide_again(entry, setup.clock.monotonic() - 5.0)
     await setup.clock.sleep(10.0)
     assert len(setup.passes) == 1
+
+
+async def test_limit_that_has_passed_causes_no_further_passes() -> None:
+    setup = Setup()
+    entry = await setup.request(timeout_sec=20.0)
+    ends_at = setup.clock.monotonic() + 100.0
+    await setup.clock.sleep(20.0)
+    setup.waits.decide_again(entry, ends_at)
+    await setup.clock.sleep(60.0)
+    assert not setup.passes
+
+    await setup.clock.sleep(60.0)
+    (passed_at,) = setup.passes
+    assert ends_at <= passed_at < ends_at + 0.01
+
+
+async def test_deadlines_of_a_group_are_those_of_the_requests_that_still_wait() -> None:
+    setup = Setup()
+    requests = [await setup.request(timeout_sec) for timeout_sec in (5.0, 20.0, 60.0)]
+    now = setup.clock.monotonic()
+    group = SharedWait(requests[0].requirement, requests[0].progress)
+    for one in requests:
+        group.add(one)
+    assert (group.first_deadline, group.last_deadline) == (now + 5.0, now + 60.0)
+
+    requests[0].leave_group()
+    assert (group.first_deadline, group.last_deadline) == (now + 20.0, now + 60.0)
+    requests[2].leave_group()
+    assert (group.first_deadline, group.last_deadline) == (now + 20.0, now + 20.0)
+    group.add(requests[0])
+    assert group.first_deadline == now + 5.0
