@@ -157,7 +157,7 @@ class DocumentedHost:
         machine.remove(
             "/etc/gpumand", "/run/gpumand", "/var/lib/gpumand", VRAM_DIR, *files, *drop_ins, *self.page.files
         )
-        machine.remove("/var/lib/gpumand-gateway/lists")
+        machine.remove("/var/lib/gpumand-gateway/lists", "/var/lib/gpumand-gateway/jobs.json")
         machine.systemctl("daemon-reload")
         machine.systemctl("reset-failed")
 
