@@ -7,9 +7,8 @@ from pathlib import Path
 from gpumand.config import DEFAULT_FILE, load
 from gpumand.config.files import DROP_IN_NAME, MAIN_NAME
 from gpumand.config.problems import ConfigProblems
+from gpumand.domain.fleet import UNIQUE
 from gpumand.fleet.settings import FleetConfig
-
-UNIQUE = "unique"
 
 
 def unique_warnings(folder: Path, settings: FleetConfig) -> list[str]:

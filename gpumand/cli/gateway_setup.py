@@ -29,7 +29,7 @@ from gpumand.gateway import config as gateway_config
 
 UNIT_FOLDER = Path("/etc/systemd/system")
 DROP_IN = "gpumand-gateway.conf"
-WAY_BACK = "# The way back, beside the removal of this file: "
+WAY_BACK = "# To undo, remove this file and set the old url: "
 """Start of the first line of a drop-in. The Debian package prints what follows when it is removed."""
 
 CALL_SEC = 10.0

@@ -31,7 +31,7 @@ _VERSION = re.compile(r"^ (?:\*\*\*|   ) (\S+) -?\d+")
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """What apt says about packages.
+    """State of packages as reported by apt.
 
     Attributes:
         has_apt: this host has apt.

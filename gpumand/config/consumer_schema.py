@@ -11,6 +11,7 @@ from gpumand.config.shared_keys import MAX_DEVICES, MAX_MIB, MAX_SEC, default_of
 from gpumand.config.table_schema import TableOf, key, keys_table
 from gpumand.config.value_types import Boolean, Choice, Integer, Json, Leaf, ListOf, Text
 from gpumand.domain.consumer import BusyAfter, BusyRoute, ConsumerSpec, EvictionMethod, HealthRoute, Route
+from gpumand.domain.fleet import UNIQUE
 from gpumand.domain.request_limits import MAX_PRIORITY, MIN_PRIORITY
 
 
@@ -338,7 +339,7 @@ class ConsumerTable:
         default=None,
     )
     fleet: str = key(
-        Choice(("unique",)),
+        Choice((UNIQUE,)),
         "Use in a fleet. unique lets gpumand-fleet load the consumer on one host of the fleet only, for a licence or "
         "data that two hosts must not use at once. gpumand itself ignores it, but the polkit rule of gpumand-fleet "
         "requires an administrator for requests that do not come through gpumand-fleet or the gateway.",

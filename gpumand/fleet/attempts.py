@@ -93,7 +93,7 @@ def describe_state(row: HostRow, losses: Mapping[str, str], drained: Collection[
 
 
 def describe_place(one: Candidate, permit: Permit) -> dict[str, Any]:
-    """The answer to a question for a place."""
+    """The answer to a PlaceCall."""
     return {
         "host": one.row.name,
         "machine_id": one.row.machine_id,
@@ -105,7 +105,7 @@ def describe_place(one: Candidate, permit: Permit) -> dict[str, Any]:
 
 
 def describe_plan(one: Candidate, plan: dict[str, Any] | GpumandError) -> dict[str, Any]:
-    """A host and its plan, in the answer to a question for plans."""
+    """A host and its plan, in the answer to a PlanCall."""
     fields: dict[str, Any] = {
         "host": one.row.name,
         "machine_id": one.row.machine_id,

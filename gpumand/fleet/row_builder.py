@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain.assumed_times import Start
+from gpumand.domain.fleet import UNIQUE
 from gpumand.domain.residency_states import Residency
 from gpumand.fleet.json_fields import MAX_NUMBER
 from gpumand.fleet.keys import is_consumer_name
 from gpumand.fleet.lease_limits import lease_limits
 from gpumand.fleet.row_json import MAX_CONSUMERS, MAX_DEVICES
 from gpumand.fleet.rows import ConsumerRow, DeviceRow, HostRow
-
-UNIQUE = "unique"
 
 
 @dataclass(frozen=True, slots=True)

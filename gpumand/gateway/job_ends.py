@@ -19,7 +19,7 @@ class JobEnd(StrEnum):
     """Why a job is no longer held."""
 
     IDLE = "idle"
-    """The busy check has said twice that the server is idle."""
+    """The busy check has reported twice that the server is idle."""
 
     GONE = "gone"
     """The server does not listen any more."""
@@ -31,7 +31,7 @@ class JobEnd(StrEnum):
     """The job was held for the configured maximum."""
 
     CANCELLED = "cancelled"
-    """A person or program has ended the holding."""
+    """A person or program has cancelled the job."""
 
     LEASE_ENDED = "lease_ended"
     """Its lease was revoked or released in gpumand."""

@@ -162,11 +162,11 @@ class LookHandler:
                 if one.residency == "unloading" and may_see(client, one.name)
             ),
             usual_sec=await self._parts.status.usual_load_sec(name),
-            error=error_for(client, wake.error, name, names),
+            error=load_error(client, wake.error, name, names),
         )
 
 
-def error_for(client: Client, error: GpumandError | None, consumer: str, names: tuple[str, ...]) -> str:
+def load_error(client: Client, error: GpumandError | None, consumer: str, names: tuple[str, ...]) -> str:
     """Why a load for a page failed, as a client may read it; "" while it goes on."""
     return "" if error is None else refusal_for(client, refusal_of(error, 0), consumer, names).message
 

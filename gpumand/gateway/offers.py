@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpumand.client.values import Consumer
+from gpumand.domain.fleet import UNIQUE
 from gpumand.gateway.catalog_reader import CatalogReader, Source
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.models import Offer, offers_of
@@ -16,7 +17,6 @@ from gpumand.gateway.status_view import StatusView
 from gpumand.gateway.upstream import endpoint_of
 
 RESIDENT = "resident"
-UNIQUE = "unique"
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class Entry:
         sent_bytes: size of the answer so far.
         answered_sec: time from the request to the head of the consumer's answer; None while there is none.
         task: the task of a request.
-        release: ends the holding of a job.
+        release: stops holding a job.
     """
 
     number: int
@@ -130,7 +130,7 @@ class RequestTable:
         Args:
             client, consumer, method, path: of its request.
             began_at: monotonic seconds at which the holding began.
-            release: ends the holding; called by ``cancel``.
+            release: stops holding the job; called by ``cancel``.
         """
         self._last += 1
         entry = Entry(self._last, client, consumer, method, path, RouteClass.JOB, began_at, State.JOB, release=release)
@@ -169,7 +169,7 @@ class RequestTable:
     def cancel(
         self, number: int, reason: str = "ended by an administrator", *, retry_sec: int | None = MIN_RETRY_SEC
     ) -> bool:
-        """End a request, whose client gets an error with the reason, or the holding of a job.
+        """End a request, whose client gets an error with the reason, or stop holding a job.
 
         Returns False if there is no such request or job.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from gpumand.client.values import Grant
+from gpumand.domain.fleet import UNIQUE
 from gpumand.gateway.fleet import Fleet
 from gpumand.gateway.leases import Arbiter
-from gpumand.gateway.offers import UNIQUE
 from gpumand.gateway.refusals import AgentDown, FleetUnavailable
 from gpumand.gateway.status_view import StatusView
 
@@ -21,7 +21,7 @@ RESTART_SEC = 5.0
 RESTART_PAUSE_SEC = 0.2
 
 ABSENT_SEC = 0.5
-"""Pause between two looks while gpumand gives no status."""
+"""Pause between two status requests while gpumand is absent."""
 
 
 class UniqueGuard:

@@ -113,10 +113,10 @@ def requests(ctx: click.Context, address: str) -> None:
 @click.argument("number", type=click.IntRange(0, 10**18))
 @click.pass_context
 def cancel(ctx: click.Context, address: str, number: int) -> None:
-    """End a request in flight, or the holding of a job. NUMBER is that of gpumanctl gateway requests.
+    """End a request in flight, or release the lease of a held job. NUMBER is that of gpumanctl gateway requests.
 
-    The end of the holding gives the lease of a job back. Its work goes on in the service, which may be evicted then
-    unless its own busy check forbids it. Needs root, unless an API key permits it on the web page.
+    The work of the job goes on in the service, which may be evicted then unless its own busy check forbids it.
+    Needs root, unless an API key permits it on the web page.
     """
     from gpumand.cli.render.format import clean
 

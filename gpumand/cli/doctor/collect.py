@@ -84,7 +84,7 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
 
 
 def _read_packages(facts: Facts) -> Packages:
-    """What apt says about packages, which takes most of a second; only where a finding may name one."""
+    """State of packages as reported by apt, which takes most of a second; only where a finding may name one."""
     bus, unit, driver = facts.bus, facts.service, facts.driver
     is_incomplete = not bus.is_activatable or not bus.has_polkit or bool(bus.denied or facts.missing_files)
     is_absent = unit is not None and unit.load_state == "not-found"

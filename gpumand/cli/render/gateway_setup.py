@@ -82,7 +82,7 @@ def _next(proposal: Proposal, is_applied: bool) -> Iterator[str]:
 
 def _way_back(proposal: Proposal, places: Places) -> Iterator[str]:
     drop_ins = [clean(path) for path in proposal.files if path.name == DROP_IN]
-    yield "The way back:"
+    yield "To undo:"
     yield f"  remove the new listeners from {clean(places.gateway)}"
     for one in proposal.ready:
         if one.drop_in:

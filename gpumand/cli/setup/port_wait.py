@@ -24,7 +24,7 @@ UNDER_WAY = ("activating", "deactivating", "reloading", "refreshing")
 
 
 @dataclass(frozen=True, slots=True)
-class UnitState:
+class SystemctlState:
     """State of a unit, in the words of systemd.
 
     Attributes:
@@ -57,22 +57,22 @@ class UnitState:
         return not self.has_failed and (self.has_job or self.active in UNDER_WAY)
 
 
-def unit_state(unit: str) -> UnitState:
+def unit_state(unit: str) -> SystemctlState:
     """Read the state of a unit from systemctl(1)."""
     command = ["systemctl", "show", *(f"--property={one}" for one in PROPERTIES), "--", unit]
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, timeout=SHOW_SEC, check=False)
         return parse_state(done.stdout)
-    return UnitState()
+    return SystemctlState()
 
 
-def parse_state(text: str) -> UnitState:
+def parse_state(text: str) -> SystemctlState:
     """Read the lines of ``systemctl show``."""
     values = dict(line.partition("=")[::2] for line in text.splitlines())
     has_job = values.get("Job", "") not in ("", "0")
     names = ("ActiveState", "SubState", "Result", "TimeoutStartUSec")
     active, sub, result, limit = (values.get(name, "") for name in names)
-    return UnitState(active, sub, result, has_job, limit)
+    return SystemctlState(active, sub, result, has_job, limit)
 
 
 def wait_for_ports(running: Iterable[Swap], dialog: Dialog, signals: Sized) -> None:
@@ -108,8 +108,8 @@ def _wait(one: Swap, dialog: Dialog, signals: Sized) -> None:
         time.sleep(POLL_SEC)
 
 
-def _check(one: Swap, state: UnitState, silent_sec: float, signals: Sized) -> None:
-    """Raise Failure if further waiting is of no use."""
+def _check(one: Swap, state: SystemctlState, silent_sec: float, signals: Sized) -> None:
+    """Raise Failure if waiting longer cannot help."""
     what = ""
     if signals:
         what = f"interrupted, while {one.unit} was starting"
@@ -124,7 +124,7 @@ def _check(one: Swap, state: UnitState, silent_sec: float, signals: Sized) -> No
         raise Failure(ExitCode.FAILURE, what)
 
 
-def _progress(one: Swap, state: UnitState, passed_sec: float) -> str:
+def _progress(one: Swap, state: SystemctlState, passed_sec: float) -> str:
     if state.is_under_way:
         limit = "without a limit" if state.start_limit in ("", "infinity") else f"at most {state.start_limit}"
         return f"waiting until {one.unit} has started: {passed_sec:.0f} s, {limit} (its TimeoutStartSec) …"

@@ -86,7 +86,9 @@ class Actions:
             self._running -= 1
 
     async def cancel(self, number: int, client: Client, request: web.BaseRequest) -> Fields:
-        """Cancel a request in flight or the holding of a job: the client's own, or any for an administrator.
+        """Cancel a request in flight, or release the lease of a held job.
+
+        A client may cancel its own, and an administrator any.
 
         Returns:
             For a job, ``message``: what that means for its work. Empty for a request.
@@ -123,7 +125,7 @@ class Actions:
 
 
 def _released(consumer: str) -> str:
-    """What the end of the holding of a job means."""
+    """What follows when a job is no longer held."""
     return (
         f"The job is no longer held. Its work goes on in {consumer}: stop it there if needed. The lease on {consumer} "
         f"is given back when no other request or job shares it. Then {consumer} may be evicted, unless its busy check "

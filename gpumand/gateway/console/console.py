@@ -13,7 +13,7 @@ from gpumand.gateway.console.events import EventStreams
 from gpumand.gateway.console.feed import BusSource, Feed
 from gpumand.gateway.console.limited_view import limited_fleet, names_in
 from gpumand.gateway.console.paths import METRICS, PREFIX
-from gpumand.gateway.console.questions import Questions
+from gpumand.gateway.console.questions import Queries
 from gpumand.gateway.console.rights import check_change, check_site
 from gpumand.gateway.console.site import Site
 from gpumand.gateway.console.state_view import StateView
@@ -61,7 +61,7 @@ class Console:
         self._view, self._actions, self._metrics, self._fleet = view, actions, metrics, fleet
         self._feed = Feed(source, self._publish)
         self._streams = EventStreams(self._feed.start, self._feed.stop)
-        self._questions = Questions(source)
+        self._queries = Queries(source)
         self._site = Site()
 
     async def handle(
@@ -138,9 +138,9 @@ class Console:
             case "session":
                 return session(client)
             case "history":
-                return await self._questions.history(request.query, client)
+                return await self._queries.history(request.query, client)
             case "plan":
-                return await self._questions.plan(request.query, client)
+                return await self._queries.plan(request.query, client)
         raise refused(404, "not_found", f"There is nothing at this path. The web page is at {PREFIX}.")
 
 

@@ -16,7 +16,7 @@ from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 from gpumand.gateway.visibility import may_see
 
-MAX_QUESTIONS = 8
+MAX_QUERIES = 8
 MAX_VALUE = 256
 MAX_HISTORIES = 32
 """Maximum number of consumers whose histories a client with a limited key gets in one answer."""
@@ -31,8 +31,8 @@ _PLAN = {"device": "s", "priority": "i", "vram_mib": "u", "all": "b"}
 Query = Mapping[str, str]
 
 
-class Questions:
-    """Asks gpumand.
+class Queries:
+    """Sends queries to gpumand.
 
     Args:
         source: the connection to gpumand.
@@ -46,8 +46,8 @@ class Questions:
         """Recorded events that the client may see, newest first. Raises Refused."""
         options = {"limit": ("u", DEFAULT_ENTRIES)} | _options(query, _HISTORY)
         if client.consumers is None:
-            return {"entries": await self._ask(lambda calls: calls.history(options))}
-        return {"entries": await self._ask(lambda calls: _own_history(calls, options, client))}
+            return {"entries": await self._send(lambda calls: calls.history(options))}
+        return {"entries": await self._send(lambda calls: _own_history(calls, options, client))}
 
     async def plan(self, query: Query, client: Client = UNLIMITED) -> dict[str, Any]:
         """What a request would do now, and why. Raises Refused."""
@@ -56,18 +56,18 @@ class Questions:
         if len(consumer) > MAX_VALUE or not consumer.isprintable():
             raise _invalid("consumer")
         if client.consumers is None:
-            return {"plan": await self._ask(lambda calls: calls.plan(consumer, options))}
+            return {"plan": await self._send(lambda calls: calls.plan(consumer, options))}
         if not consumer:
             raise refused(403, "consumer_not_allowed", "This API key may ask about its consumers only: set consumer.")
         require_use(client, consumer)
-        return {"plan": await self._ask(lambda calls: _own_plan(calls, consumer, options, client))}
+        return {"plan": await self._send(lambda calls: _own_plan(calls, consumer, options, client))}
 
-    async def _ask(self, question: Any) -> Any:
-        if self._running >= MAX_QUESTIONS:
-            raise refused(429, "too_many_questions", "Too many questions at a time. Try again later.", 5)
+    async def _send(self, query: Any) -> Any:
+        if self._running >= MAX_QUERIES:
+            raise refused(429, "too_many_requests", "Too many requests at a time. Try again later.", 5)
         self._running += 1
         try:
-            return await self._source.ask(question)
+            return await self._source.ask(query)
         except GpumandError as error:
             raise refused_by(error) from None
         finally:

@@ -15,7 +15,7 @@ from gpumand.gateway.console import feed as feeds
 from gpumand.gateway.console.actions import refused_by
 from gpumand.gateway.console.events import EventStreams, Page, event
 from gpumand.gateway.console.feed import Feed, Reading, plain
-from gpumand.gateway.console.questions import Questions
+from gpumand.gateway.console.questions import Queries
 from gpumand.gateway.console.rights import check_change, require_administrator, require_use
 from gpumand.gateway.console.state_view import MAX_REQUESTS, ShownListener, StateView
 from gpumand.gateway.headers import Origin
@@ -284,10 +284,10 @@ class Asked:
 
 async def test_queries_become_options_of_the_bus() -> None:
     asked = Asked()
-    questions = Questions(asked)  # type: ignore[arg-type]
-    await questions.history({"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""})
-    await questions.plan({"consumer": "llm", "priority": "-5", "device": "GPU-1"})
-    await questions.plan({"all": "true"})
+    queries = Queries(asked)  # type: ignore[arg-type]
+    await queries.history({"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""})
+    await queries.plan({"consumer": "llm", "priority": "-5", "device": "GPU-1"})
+    await queries.plan({"all": "true"})
 
     assert asked.options == [
         {"limit": ("u", 100), "consumer": ("s", "llm"), "kinds": ("as", ["load", "eviction"]), "since_usec": ("t", 5)},
@@ -310,7 +310,7 @@ BAD: tuple[dict[str, str], ...] = (
 async def test_invalid_queries_are_refused_before_gpumand_is_asked(query: dict[str, str]) -> None:
     asked = Asked()
     with pytest.raises(Refused) as refusal:
-        await Questions(asked).history(query)  # type: ignore[arg-type]
+        await Queries(asked).history(query)  # type: ignore[arg-type]
     assert refusal.value.refusal.status == 400
     assert asked.options == []
 

@@ -9,7 +9,7 @@ import pytest
 from gpumand.client.errors import Busy, GpumandError, InsufficientVram, LoadFailed
 from gpumand.gateway.console.limited_view import limited_fleet, limited_history, limited_plan, limited_status
 from gpumand.gateway.job_ends import JobEnd
-from gpumand.gateway.looking import error_for
+from gpumand.gateway.looking import load_error
 from gpumand.gateway.metrics import GatewayMetrics
 from gpumand.gateway.metrics_page import metrics_page
 from gpumand.gateway.refusals import Refusal
@@ -203,8 +203,8 @@ async def test_metrics_have_own_consumers_only() -> None:
 def test_waiting_page_says_why_a_load_failed_without_the_programs_and_users_in_the_way(
     error: GpumandError | None, shown: str
 ) -> None:
-    found = error_for(LIMITED, error, "own", NAMES)
+    found = load_error(LIMITED, error, "own", NAMES)
 
     assert shown in found
     assert "bob" not in found
-    assert error_for(ALL, error, "own", NAMES) == ("" if error is None else error.message)
+    assert load_error(ALL, error, "own", NAMES) == ("" if error is None else error.message)

@@ -10,7 +10,7 @@ import pytest
 from gpumand.cli.errors import Failure
 from gpumand.cli.setup import commands, port_wait
 from gpumand.cli.setup.dialog import Dialog
-from gpumand.cli.setup.port_wait import UnitState, parse_state, wait_for_ports
+from gpumand.cli.setup.port_wait import SystemctlState, parse_state, wait_for_ports
 from gpumand.discovery.port_swap import Swap
 from gpumand.host_setup import services
 
@@ -18,7 +18,7 @@ OLLAMA = Swap("ollama", "ollama.service", 11434, 11435, drop_in="x")
 
 
 def place(
-    monkeypatch: pytest.MonkeyPatch, state: Callable[[float], UnitState], listening: Callable[[float], set[int]]
+    monkeypatch: pytest.MonkeyPatch, state: Callable[[float], SystemctlState], listening: Callable[[float], set[int]]
 ) -> list[float]:
     """Let time pass a second per poll; the state and the ports follow it."""
     clock = [0.0]
@@ -38,7 +38,9 @@ def test_a_unit_that_starts_for_long_is_awaited_with_progress(
 ) -> None:
     clock = place(
         monkeypatch,
-        lambda now: UnitState("activating" if now < 2000 else "active", "start", has_job=now < 2000, start_limit=limit),
+        lambda now: SystemctlState(
+            "activating" if now < 2000 else "active", "start", has_job=now < 2000, start_limit=limit
+        ),
         lambda now: set() if now < 2005 else {11435},
     )
     wait_for_ports([OLLAMA], Dialog(is_asking=False), [])
@@ -53,7 +55,7 @@ def test_a_unit_that_starts_for_long_is_awaited_with_progress(
 def test_the_old_process_before_the_queued_restart_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = place(
         monkeypatch,
-        lambda now: UnitState("active" if now < 3 or now > 5 else "deactivating", has_job=now < 6),
+        lambda now: SystemctlState("active" if now < 3 or now > 5 else "deactivating", has_job=now < 6),
         lambda now: {11434} if now < 5 else {11435},
     )
     wait_for_ports([OLLAMA], Dialog(is_asking=False), [])
@@ -63,15 +65,15 @@ def test_the_old_process_before_the_queued_restart_is_not_a_failure(monkeypatch:
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
-        (UnitState("failed", "failed", "timeout"), r"does not run any more with port 11435 \(result timeout\)"),
-        (UnitState("activating", "auto-restart", "exit-code", has_job=True), r"\(result exit-code\)"),
-        (UnitState("inactive", "dead", "success"), r"does not run any more with port 11435$"),
-        (UnitState("active", "running"), r"did not listen at port 11435 within 900 s"),
-        (UnitState(), r"did not listen at port 11435 within 900 s"),
+        (SystemctlState("failed", "failed", "timeout"), r"does not run any more with port 11435 \(result timeout\)"),
+        (SystemctlState("activating", "auto-restart", "exit-code", has_job=True), r"\(result exit-code\)"),
+        (SystemctlState("inactive", "dead", "success"), r"does not run any more with port 11435$"),
+        (SystemctlState("active", "running"), r"did not listen at port 11435 within 900 s"),
+        (SystemctlState(), r"did not listen at port 11435 within 900 s"),
     ],
 )
 def test_a_unit_that_cannot_come_any_more_ends_the_wait(
-    monkeypatch: pytest.MonkeyPatch, state: UnitState, reason: str
+    monkeypatch: pytest.MonkeyPatch, state: SystemctlState, reason: str
 ) -> None:
     place(monkeypatch, lambda _: state, lambda _: set())
     with pytest.raises(Failure, match=reason):
@@ -80,8 +82,8 @@ def test_a_unit_that_cannot_come_any_more_ends_the_wait(
 
 def test_the_lines_of_systemctl_are_read() -> None:
     text = "TimeoutStartUSec=1min 30s\nResult=success\nActiveState=activating\nSubState=start\nJob=421\n"
-    assert parse_state(text) == UnitState("activating", "start", "success", has_job=True, start_limit="1min 30s")
-    assert parse_state("ActiveState=active\nJob=0\n") == UnitState("active")
+    assert parse_state(text) == SystemctlState("activating", "start", "success", has_job=True, start_limit="1min 30s")
+    assert parse_state("ActiveState=active\nJob=0\n") == SystemctlState("active")
     assert [parse_state(f"ActiveState={one}").is_running for one in ("activating", "active", "failed", "")] == [
         True,
         True,

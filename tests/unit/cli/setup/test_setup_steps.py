@@ -25,7 +25,7 @@ from gpumand.cli.setup import wizard as wizard_module
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, add, is_configured
-from gpumand.cli.setup.port_wait import UnitState
+from gpumand.cli.setup.port_wait import SystemctlState
 from gpumand.cli.setup.wizard import Choices, Wizard
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.host import Listener
@@ -144,8 +144,8 @@ class FakeSystem:
             if command[1] == "try-restart" and "ollama.service" in command:
                 self.ports = self.on_restart
 
-    def state(self, unit: str) -> UnitState:
-        return UnitState("active" if unit in self.active else "inactive")
+    def state(self, unit: str) -> SystemctlState:
+        return SystemctlState("active" if unit in self.active else "inactive")
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_each_service_has_the_whole_time_to_listen(monkeypatch: pytest.MonkeyPat
     def sleep(_: float) -> None:
         clock[0] += 100.0
 
-    monkeypatch.setattr(port_wait, "unit_state", lambda unit: UnitState("active"))
+    monkeypatch.setattr(port_wait, "unit_state", lambda unit: SystemctlState("active"))
     monkeypatch.setattr(port_wait, "listens", lambda port: clock[0] >= ports.get(port, 1e9))
     monkeypatch.setattr(port_wait, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
     slow = [Swap("a", "a.service", 8001, 9001, drop_in="x"), Swap("b", "b.service", 8002, 9002, drop_in="x")]
