@@ -1,7 +1,8 @@
-"""Acquire and Release of a resident consumer while 500 requests wait for other consumers, and their memory.
+"""Acquire and Release of a resident consumer while 500 requests wait for other consumers, and what they cost.
 
-Two daemons are measured in alternating rounds, one with an empty queue and one with the waiting requests, so that other
-work on the host slows both down alike.
+The first half of the requests is counted by itself too: all of them may cost little more than twice as much, since each
+one should cost the same. Two daemons are measured in alternating rounds, one with an empty queue and one with the
+waiting requests, so that other work on the host slows both down alike.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ CALLS, ROUNDS = 100, 12
 SETTLE_SEC, POLL_SEC = 60.0, 0.2
 WAIT_USEC = 600_000_000
 GOAL_RATIO, GOAL_FILL_MSEC = 2.0, 300.0
+GOAL_FILL_RATIO = 2.5
+"""How many times as much as the first half all requests may cost that begin to wait; 2 = each costs the same."""
+
 HELD_MIB, WANTED_MIB = 14000, 9400
 ROUTES = 'url = "http://127.0.0.1:1"\nload = { path = "/load" }\nunload = { path = "/unload" }\n'
 SCHEDULERS = ("lru", "adaptive")
@@ -76,9 +80,8 @@ async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
         empty, crowded = [
             await stack.enter_async_context(_daemon(folder / name, policy, kind)) for name in ("empty", "crowded")
         ]
-        before_msec, before_mib = cpu_msec(crowded.pid), resident_mib(crowded.pid)
-        await stack.enter_async_context(_waiting_requests(crowded, WANTED[kind]))
-        fill_msec = cpu_msec(crowded.pid) - before_msec
+        before_mib = resident_mib(crowded.pid)
+        fill = await stack.enter_async_context(_waiting_requests(crowded, WANTED[kind]))
         leases = {empty.pid: Leases(), crowded.pid: Leases()}
         for round_ in range(ROUNDS + 1):
             for running in (empty, crowded):
@@ -86,7 +89,11 @@ async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
         grown_mib = resident_mib(crowded.pid) - before_mib
     title = f"{policy}, {kind}"
     rows = _rows(title, leases[empty.pid].seconds, leases[crowded.pid].seconds, grown_mib)
-    return [*rows, *_cpu_rows(title, leases[empty.pid].cpu_msec, leases[crowded.pid].cpu_msec, fill_msec)]
+    return [
+        *rows,
+        *_cpu_rows(title, leases[empty.pid].cpu_msec, leases[crowded.pid].cpu_msec),
+        *_fill_rows(title, *fill),
+    ]
 
 
 @contextlib.asynccontextmanager
@@ -114,7 +121,7 @@ async def _measure_leases(running: RunningDaemon, kind: str, leases: Leases) -> 
     leases.cpu_msec.append((cpu_msec(running.pid) - before) / len(took))
 
 
-def _cpu_rows(policy: str, empty: list[float], crowded: list[float], fill_msec: float) -> list[Row]:
+def _cpu_rows(policy: str, empty: list[float], crowded: list[float]) -> list[Row]:
     idle_msec, crowded_msec = median(empty), median(crowded)
     ratio = median([more / less for less, more in zip(empty, crowded, strict=True)])
     return [
@@ -126,27 +133,42 @@ def _cpu_rows(policy: str, empty: list[float], crowded: list[float], fill_msec: 
             f"≤ {GOAL_RATIO:g}",
             ratio <= GOAL_RATIO,
         ),
+    ]
+
+
+def _fill_rows(policy: str, half_msec: float, fill_msec: float) -> list[Row]:
+    """Rows for the CPU of the first half of the requests, and of all of them."""
+    ratio, what = fill_msec / half_msec, f"{WAITING} requests that begin to wait ({policy}), CPU"
+    all_ = f"{fill_msec:.0f} ms"
+    return [
+        Row(what, all_, goal=f"≤ {GOAL_FILL_MSEC:g} ms", met=fill_msec <= GOAL_FILL_MSEC),
         Row(
-            f"{WAITING} requests that begin to wait ({policy}), CPU",
-            f"{fill_msec:.0f} ms",
-            goal=f"≤ {GOAL_FILL_MSEC:g} ms",
-            met=fill_msec <= GOAL_FILL_MSEC,
+            f"{what}, growth",
+            all_,
+            f"{WAITING // 2} of them: {half_msec:.0f} ms",
+            ratio,
+            f"≤ {GOAL_FILL_RATIO:g}",
+            ratio <= GOAL_FILL_RATIO,
         ),
     ]
 
 
 @contextlib.asynccontextmanager
-async def _waiting_requests(running: RunningDaemon, names: Sequence[str]) -> AsyncIterator[None]:
-    """Keep ``WAITING`` requests in the queue."""
+async def _waiting_requests(running: RunningDaemon, names: Sequence[str]) -> AsyncIterator[tuple[float, float]]:
+    """Keep ``WAITING`` requests in the queue; yields the CPU milliseconds for the first half of them, and for all."""
     buses = [await MessageBus(bus_address=running.address).connect() for _ in range(CONNECTIONS)]
-    waiting = [
-        asyncio.create_task(_acquire_and_wait(Client(buses[number % CONNECTIONS]), names, number))
-        for number in range(WAITING)
-    ]
+    waiting: list[asyncio.Task[None]] = []
+    before_msec = cpu_msec(running.pid)
     try:
-        async with asyncio.timeout(SETTLE_SEC):
-            await _wait_until_queued(running.client)
-        yield
+        took = []
+        for count in (WAITING // 2, WAITING):
+            for number in range(len(waiting), count):
+                client = Client(buses[number % CONNECTIONS])
+                waiting.append(asyncio.create_task(_acquire_and_wait(client, names, number)))
+            async with asyncio.timeout(SETTLE_SEC):
+                await _wait_until_queued(running.client, count)
+            took.append(cpu_msec(running.pid) - before_msec)
+        yield took[0], took[1]
     finally:
         for task in waiting:
             task.cancel()
@@ -162,11 +184,9 @@ async def _acquire_and_wait(client: Client, names: Sequence[str], number: int) -
         await client.acquire(names[number % len(names)], **options)
 
 
-async def _wait_until_queued(client: Client) -> None:
-    """Return once all requests are in the queue."""
-    for _ in range(int(SETTLE_SEC / POLL_SEC)):
-        if await _queue_length(client) >= WAITING:
-            return
+async def _wait_until_queued(client: Client, count: int) -> None:
+    """Return once this many requests are in the queue."""
+    while await _queue_length(client) < count:  # noqa: ASYNC110  # the daemon sends no signal for it
         await asyncio.sleep(POLL_SEC)
 
 
