@@ -89,6 +89,8 @@ def describe_state(row: HostRow, losses: Mapping[str, str], drained: Collection[
     """Why a host that has a consumer cannot serve it."""
     if row.machine_id in losses:
         return f"is lost ({losses[row.machine_id].rstrip('.')})"
+    if row.outdated:
+        return row.outdated
     return "is drained" if row.machine_id in drained else "has too little memory"
 
 

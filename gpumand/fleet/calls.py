@@ -1,7 +1,8 @@
 """The bodies of requests to agents and to the local API: JSON objects, checked key by key.
 
-An unknown key is refused by name, since an ignored typo in ``wait_sec`` would be harder to find than an error. Newer
-routers must therefore look at ``api`` of a row before they send a new key.
+An unknown key is refused by name, since an ignored typo in ``wait_sec`` would be harder to find than an error. Before a
+version of gpumand-fleet sends a new key, ``rows.API`` must therefore rise. The key may go only to hosts whose row has
+that version or a higher one; where it cannot be left out, ``rows.OLDEST_API`` rises as well.
 """
 
 from __future__ import annotations

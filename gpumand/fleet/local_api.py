@@ -98,7 +98,7 @@ class LocalApi:
         hosts = []
         for name, row in sorted(view.hosts.items(), key=lambda one: one[1].name):
             state = "lost" if name in losses else "drained" if name in drained else "up"
-            fields = {"state": state, "local": name == self._machine_id, "why": losses.get(name, "")}
+            fields = {"state": state, "local": name == self._machine_id, "why": losses.get(name) or row.outdated}
             hosts.append(fields | {"row": json.loads(encode_host(row)), "leases": self._table.leases.of(name)})
         intents = {name: [one.host for one in found] for name, found in view.intents.items()}
         return {"hosts": hosts, "intents": intents, "degraded": self._table.interruption} | dict(self._store_state())

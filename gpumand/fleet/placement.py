@@ -64,7 +64,8 @@ class FleetView:
     def usable(self) -> list[HostRow]:
         """The hosts that may get new requests."""
         away = self.lost | self.drained
-        return [row for name, row in self.hosts.items() if name not in away and not row.draining]
+        rows = [row for name, row in self.hosts.items() if name not in away and not row.draining]
+        return [row for row in rows if not row.outdated]
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,12 +84,14 @@ class Placer:
             return error
 
     def required(self, name: str) -> HostRow:
-        """The host of a name. Raises NoSuchHost, InvalidArgs."""
+        """The host of a name. Raises NoSuchHost, NoHost if its agent is too old, InvalidArgs."""
         if not name:
             raise InvalidArgs('on is missing: send the name of a host, such as {"on": "gpu2"}')
         if (known := self._table.find(name)) is None:
             there = ", ".join(sorted(one.row.name for one in self._table.rows.values())) or "none"
             raise NoSuchHost(f"the fleet has no host {name!r}; it has {there}")
+        if known.row.outdated:
+            raise NoHost(f"{known.row.name} {known.row.outdated}.")
         return known.row
 
     def check_known(self, consumer: str) -> None:

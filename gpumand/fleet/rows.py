@@ -12,7 +12,14 @@ from types import MappingProxyType
 from gpumand.domain.residency_states import Residency
 
 API = 1
-"""Version of the protocol between routers and agents; two of them use the lower of both versions."""
+"""Version of the protocol between routers and agents: the highest that this version of gpumand-fleet understands.
+
+A router sends the calls of its own version. An agent with a higher one understands them as well, since calls only get
+new keys.
+"""
+
+OLDEST_API = 1
+"""The lowest version that understands all calls of this router; it sends no requests to hosts with a lower one."""
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
@@ -113,6 +120,14 @@ class HostRow:
     def order(self) -> tuple[int, int]:
         """Of two rows of a host, the one with the higher order is the newer one."""
         return self.epoch, self.seq
+
+    @property
+    def outdated(self) -> str:
+        """Why this router cannot use the host: its agent understands too old calls only; "" = it can."""
+        if self.api >= OLDEST_API:
+            return ""
+        need = f"runs version {self.api} of the fleet's protocol, and at least {OLDEST_API} is needed"
+        return f"{need}: upgrade gpumand-fleet there"
 
     def is_of_same_host(self, other: HostRow) -> bool:
         """Whether two rows with one machine id are those of one host: hosts made from one image have the same id."""

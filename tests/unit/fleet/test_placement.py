@@ -91,6 +91,16 @@ def test_pinned_consumer_goes_to_its_host_while_that_is_there() -> None:
     assert names(fleet(*rows, pins={"chat": machine_id(9)})) == ["gpu2"]
 
 
+def test_host_with_a_newer_protocol_is_used_and_one_with_too_old_a_protocol_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.rows.OLDEST_API", 2)
+    view = fleet(host(1, chat=consumer(RESIDENT), api=1), host(2, chat=consumer(COLD), api=9))
+    assert names(view) == ["gpu2"]
+    monkeypatch.setattr("gpumand.fleet.rows.OLDEST_API", 1)
+    assert names(view) == ["gpu1"]
+
+
 # -- expected seconds ------------------------------------------------------------------------------------------------
 
 

@@ -321,6 +321,21 @@ async def test_drained_hosts_are_named_when_no_other_is_left(resident: ScriptedF
         await router.acquire(AcquireCall("chat", 0.05))
 
 
+async def test_hosts_with_too_old_a_protocol_are_named_and_get_no_requests(
+    resident: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.rows.OLDEST_API", 2)
+    router = await resident.router()
+    words = "gpu2 runs version 1 of the fleet's protocol, and at least 2 is needed: upgrade gpumand-fleet there"
+    with pytest.raises(NoHost, match=words):
+        await router.acquire(AcquireCall("chat", 0.05))
+    with pytest.raises(NoHost, match=words):
+        await router.acquire(AcquireCall("chat", 0.05, on="gpu2"))
+    with pytest.raises(NoHost, match=words):
+        await router.load(LoadCall("chat", 0.05, on="gpu2"))
+    assert not any(one.acquired or one.planned or one.loaded for one in resident.hosts.values())
+
+
 async def test_request_waits_for_a_host_that_comes_back(resident: ScriptedFleet) -> None:
     router = await resident.router()
     keys = [resident.keys.drain(machine_id(number)) for number in (1, 2, 3)]
