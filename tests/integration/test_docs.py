@@ -108,6 +108,47 @@ def test_gpumanctl_command_line_is_valid(block: Block, line: str) -> None:
         _parse(words[:end])
 
 
+NOMAD_TASK = re.compile(r'^ *command *= *"(?:[^"]*/)?gpumanctl"\n *args *= *(\[.*?\])$', re.MULTILINE | re.DOTALL)
+
+
+def scheduled_commands() -> Iterator[tuple[Block, list[str]]]:
+    """The arguments of gpumanctl in jobs of Nomad and in containers of k3s and Compose, which no shell reads."""
+    for one in BLOCKS:
+        if one.language == "text":
+            yield from ((one, json.loads(match[1])) for match in NOMAD_TASK.finditer(one.text))
+        if one.language == "yaml":
+            yield from ((one, words) for words in _container_commands(yaml.load(one.text, ComposeLoader)))
+
+
+def _container_commands(value: object) -> Iterator[list[str]]:
+    if isinstance(value, dict):
+        words = [*_words(value.get("command")), *_words(value.get("args"))]
+        if words and words[0].rpartition("/")[2] == "gpumanctl":
+            yield words[1:]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in children:
+        yield from _container_commands(one)
+
+
+def _words(value: object) -> list[str]:
+    return shlex.split(value) if isinstance(value, str) else value if isinstance(value, list) else []
+
+
+SCHEDULED = list(scheduled_commands())
+
+
+@pytest.mark.parametrize(("block", "words"), [pytest.param(*one, id=one[0].place) for one in SCHEDULED])
+def test_gpumanctl_arguments_of_a_scheduled_job_are_valid(block: Block, words: list[str]) -> None:
+    _parse(words)
+
+
+def test_every_job_of_the_page_of_schedulers_is_checked() -> None:
+    checked = [block.language for block, _ in SCHEDULED if block.page == "docs/guide/schedulers.md"]
+    assert sorted(checked) == ["text", "yaml"]
+    jobs = [one for one in BLOCKS if one.page == "docs/guide/schedulers.md" and "gpumanctl" in one.text]
+    assert len(jobs) == len(checked), "a block that runs gpumanctl is not understood here"
+
+
 def _parse(words: list[str]) -> None:
     """Parse a command line as gpumanctl does, without running it. Raises click.UsageError."""
     group = gpumanctl.make_context("gpumanctl", list(words))
