@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
@@ -64,8 +65,13 @@ async def test_unsent_bytes_are_bounded(own_bus: PrivateBus, monkeypatch: pytest
     async with peers(own_bus, 1) as (sender,):
         monkeypatch.setattr(sender._send_queue, "_limit_bytes", 1_000_000)
         own_bus.pause()
+        counted = [sender._send_queue.unsent_bytes]
         for _ in range(3000):
             sender.emit("/a", INTERFACE, "S", "s", ("x" * 1000,))
+            counted.append(sender._send_queue.unsent_bytes)
+        # All of it in one turn, in which nothing is written: each message counts at once, or the turn has no limit.
+        assert all(later - earlier >= 1000 for earlier, later in pairwise(counted[:900]))
+        assert max(counted) <= 1_000_000
         await sender.wait_lost()
         own_bus.resume()
         assert "accepts no messages" in sender.lost_reason
