@@ -129,6 +129,7 @@ class PrivateFleet:
         consumers: VRAM in MiB of each consumer, by name; every host has all of them.
         hosts: number of hosts, which are named gpu1, gpu2 and so on.
         total_mib: size of each simulated GPU in MiB.
+        ttl_sec: with etcd, seconds after which the row of a host that does not report is removed.
 
     Attributes:
         daemons: the gpumand of each host.
@@ -136,10 +137,13 @@ class PrivateFleet:
         has_etcd: whether the fleet has a store.
     """
 
-    def __init__(self, consumers: Mapping[str, int], *, hosts: int = 3, total_mib: int = 24564) -> None:
+    def __init__(
+        self, consumers: Mapping[str, int], *, hosts: int = 3, total_mib: int = 24564, ttl_sec: float = 10.0
+    ) -> None:
         self.daemons = [PrivateGpumand(consumers, total_mib=total_mib) for _ in range(hosts)]
         self.agents: list[FleetProcess] = []
         self.has_etcd = shutil.which("etcd") is not None
+        self._ttl_sec = ttl_sec
         self._etcd: subprocess.Popen[bytes] | None = None
         self._folder = Path()
 
@@ -200,6 +204,7 @@ class PrivateFleet:
             socket=self._folder / f"gpu{number}.sock",
             bus=self.daemons[number - 1].address,
             etcd=etcd,
+            ttl_sec=self._ttl_sec,
             allow=EVERYTHING,
         )
 
