@@ -24,7 +24,7 @@ from gpumand.client.errors import (
     ShuttingDown,
     translate_errors,
 )
-from gpumand.client.values import Grant, Status
+from gpumand.client.values import Grant, Plan, Status
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +184,11 @@ class BusArbiter:
             status = await client.status()
         self.absence = ""
         return status
+
+    async def plan(self, consumer: str, priority: int) -> Plan:
+        """What a request for a consumer would do now. Raises GpumandError."""
+        async with self._connected() as client:
+            return await client.plan(consumer, priority=priority)
 
     async def usual_load_sec(self, consumer: str) -> float | None:
         """How long a load of a consumer usually takes; None = unknown. Raises GpumandError."""

@@ -130,7 +130,8 @@ class EntranceTable(AccessTable):
     home: tuple[str, ...] = key(
         ListOf(Text("name of a consumer", consumer_name)),
         "Consumers that are loaded again when their device has been idle for a while, such as a chat model after an "
-        "image was made.",
+        "image was made. None of them is loaded if that evicts another one of them: the one in memory stays, and the "
+        "first of the list is loaded first.",
         default=(),
     )
     home_after_sec: float = key(

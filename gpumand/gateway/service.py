@@ -110,7 +110,7 @@ class GatewayService:
         self._take_over = TakeOver(self._jobs, self._arbiter.renew, self._leases.adopt, self._check_for)
         self._passed = passed
         self._router = ListenerRouter(settings, self._status)
-        self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes)
+        self._home = HomeKeeper(lambda: self.settings, self._status, self._wakes, self._arbiter)
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
         self._console: Console | None = None

@@ -54,7 +54,13 @@ class Entrance:
 
 @contextlib.asynccontextmanager
 async def entrance(
-    folder: Path, keys: str = "", tables: str = "", *, has_state: bool = True, llama_keys: str = ""
+    folder: Path,
+    keys: str = "",
+    tables: str = "",
+    *,
+    has_state: bool = True,
+    llama_keys: str = "",
+    model_mib: int = 9000,
 ) -> AsyncIterator[Entrance]:
     """A running entrance.
 
@@ -64,6 +70,7 @@ async def entrance(
         tables: further tables, as TOML.
         has_state: whether there is a state directory.
         llama_keys: keys of the listener of llama, as TOML.
+        model_mib: memory that llama and ollama need, each.
     """
     state = folder / "gateway-state"
     if has_state:
@@ -75,10 +82,9 @@ async def entrance(
         http() as session,
     ):
         blocker = await host.launch("blocker", 20000)
-        table = f'[consumers.llama]\nvram_resident_mib = 9000\nurl = "{llama.url}"\nunload = {{ path = "/unload" }}\n'
-        table += (
-            f'[consumers.ollama]\nvram_resident_mib = 9000\nurl = "{ollama.url}"\nunload = {{ path = "/unload" }}\n'
-        )
+        size = f"vram_resident_mib = {model_mib}"
+        table = f'[consumers.llama]\n{size}\nurl = "{llama.url}"\nunload = {{ path = "/unload" }}\n'
+        table += f'[consumers.ollama]\n{size}\nurl = "{ollama.url}"\nunload = {{ path = "/unload" }}\n'
         table += f'[consumers.blocker]\nvram_resident_mib = 20000\nurl = "{blocker.url}"\n'
         table += 'health = { path = "/health", loaded = "/model_loaded" }\nload = { path = "/api/admin/load" }\n'
         host.configure(table + 'unload = { path = "/api/admin/unload" }\n')

@@ -68,3 +68,18 @@ async def test_idle_device_gets_its_home_consumer_back(tmp_path: Path) -> None:
             return not (await made.control.status())["leases"]
 
         await wait_until("its lease is released", is_free)
+
+
+async def test_home_consumers_that_do_not_fit_together_never_evict_each_other(tmp_path: Path) -> None:
+    keys = 'home = ["llama", "ollama"]\nhome_after_sec = 1\nlinger_sec = 0'
+    async with entrance(tmp_path, keys=keys, model_mib=14000) as made:
+
+        async def is_home() -> bool:
+            return await residency(made, "llama") == "resident"
+
+        await wait_until("the first of the list is loaded", is_home)
+        await made.post("/c/ollama/v1/completions", {"model": "qwen3:8b"})
+        # Several idle times pass.
+        await asyncio.sleep(5)
+
+        assert (await residency(made, "llama"), await residency(made, "ollama")) == ("unloaded", "resident")
