@@ -14,6 +14,23 @@ from gpumand.gateway.visibility import may_see
 LATEST = ":latest"
 """The tag that Ollama adds to names without one."""
 
+UNKNOWN_OLLAMA: Document = {
+    "name": "",
+    "model": "",
+    "modified_at": "1970-01-01T00:00:00Z",
+    "size": 0,
+    "digest": "",
+    "details": {
+        "parent_model": "",
+        "format": "",
+        "family": "",
+        "families": [],
+        "parameter_size": "",
+        "quantization_level": "",
+    },
+}
+"""The keys of an entry of Ollama's /api/tags, for a model that its server has not listed yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -124,14 +141,33 @@ def _openai_entry(entry: Document, shown: str, offer: Offer, name: str) -> Docum
 
 
 def ollama_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Document]:
-    """The entries of the merged /api/tags."""
-    found: dict[str, Document] = {}
+    """The entries of the merged /api/tags; the names of rules come first, and what they rename is listed too."""
+    found = _ollama_aliases(rules, offers)
+    unchanged = {(one.pattern, one.consumer) for one in rules if (one.as_ or one.pattern) == one.pattern}
     for offer in (one for one in offers if one.is_listed):
         for entry in offer.lists.ollama:
             name = str(entry["name"])
+            if name in found and (name, offer.consumer) in unchanged:
+                continue
             if (shown := _shown(name, offer.consumer, rules, found)) is not None:
-                found.setdefault(shown, entry if shown == name else entry | {"name": shown, "model": shown})
+                found.setdefault(shown, entry if shown == name else _renamed(entry, shown))
     return list(found.values())
+
+
+def _ollama_aliases(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> dict[str, Document]:
+    """The entries for names of rules whose consumer has the API of Ollama."""
+    by_name = {one.consumer: one for one in offers if one.speaks_ollama or one.lists.ollama}
+    found: dict[str, Document] = {}
+    for rule in rules:
+        if not rule.is_glob and (offer := by_name.get(rule.consumer)) is not None:
+            name = rule.as_ or rule.pattern
+            known = next((one for one in offer.lists.ollama if _is(one, name)), UNKNOWN_OLLAMA)
+            found.setdefault(rule.pattern, _renamed(known, rule.pattern))
+    return found
+
+
+def _renamed(entry: Document, shown: str) -> Document:
+    return entry | {"name": shown, "model": shown}
 
 
 def running_list(offers: Sequence[Offer]) -> list[Document]:

@@ -234,6 +234,26 @@ async def test_lists_of_all_services_are_merged(door: Entrance) -> None:
     assert entry["id"] == same["id"] == "org/phi-4"
 
 
+async def test_names_of_the_configuration_are_in_the_list_of_a_stopped_ollama(tmp_path: Path) -> None:
+    tables = '[gateway.models]\nassistant = { consumer = "ollama", as = "qwen3:8b" }\ngpt = "llama"\n"q*" = "ollama"\n'
+    async with entrance(tmp_path, tables=tables) as made:
+        await made.get("/api/tags")
+        await made.ollama.stop()
+        _, tags = await made.get("/api/tags")
+        leases = (await made.control.status())["leases"]
+        await made.ollama.start()
+        used = await made.post("/api/chat", CHAT | {"model": "assistant"})
+
+    assert [(one["name"], one["model"]) for one in tags["models"]] == [
+        ("assistant", "assistant"),
+        ("gemma3:latest", "gemma3:latest"),
+        ("qwen3:8b", "qwen3:8b"),
+    ]
+    assert {**tags["models"][2], "name": "assistant", "model": "assistant"} == tags["models"][0]
+    assert not leases
+    assert (used[0], made.ollama.used) == (200, ["qwen3:8b"])
+
+
 async def test_root_says_that_ollama_is_running(door: Entrance) -> None:
     async with door.session.get(door.url) as answer:
         text = await answer.text()

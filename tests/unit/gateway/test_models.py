@@ -6,7 +6,8 @@ from typing import Any
 
 from gpumand.gateway.catalog import Lists
 from gpumand.gateway.entrance_config import ModelRule
-from gpumand.gateway.models import Choice, Offer, choose, known_ids, ollama_list, openai_list, running_list
+from gpumand.gateway.models import Choice, Offer, choose, known_ids, ollama_list, openai_list, rules_for, running_list
+from gpumand.gateway.requests import Client
 
 
 def openai(*ids: str, **more: Any) -> Lists:
@@ -126,3 +127,52 @@ def test_lists_have_no_model_whose_requests_a_pattern_sends_to_another_consumer(
     all_go_to_one = (ModelRule(pattern="*", consumer="llama"),)
     assert [one["id"] for one in openai_list(all_go_to_one, OFFERS)] == ["qwen3", "org/phi-4"]
     assert ollama_list(all_go_to_one, OFFERS) == []
+
+
+def test_names_of_rules_are_in_the_list_of_ollama_with_the_entry_of_their_model() -> None:
+    rules = (
+        ModelRule(pattern="assistant", consumer="ollama", as_="gemma3"),
+        ModelRule(pattern="qwen3:8b", consumer="ollama"),
+        ModelRule(pattern="chat*", consumer="ollama"),
+        ModelRule(pattern="gpt", consumer="llama", as_="qwen3"),
+    )
+    gemma, qwen = OLLAMA.lists.ollama
+
+    found = ollama_list(rules, OFFERS)
+
+    assert found == [gemma | {"name": "assistant", "model": "assistant"}, qwen, gemma]
+    assert [chosen(str(one["name"]), *rules) for one in found] == [
+        Choice("ollama", "gemma3"),
+        Choice("ollama", "qwen3:8b"),
+        Choice("ollama", "gemma3:latest"),
+    ]
+
+
+def test_name_of_a_rule_whose_server_never_ran_has_all_keys_of_an_entry_of_ollama() -> None:
+    rules = (ModelRule(pattern="assistant", consumer="new", as_="gemma3"),)
+
+    (entry,) = ollama_list(rules, [Offer("new", False, Lists(), speaks_ollama=True)])
+
+    assert (entry["name"], entry["model"], entry["size"], entry["digest"]) == ("assistant", "assistant", 0, "")
+    assert {"modified_at", "details"} < set(entry)
+    assert {"family", "parameter_size", "quantization_level"} < set(entry["details"])
+    assert ollama_list(rules, [Offer("new", False, Lists())]) == [], "its consumer does not have the API of Ollama"
+
+
+def test_name_of_a_rule_that_hides_a_model_leaves_it_reachable_by_its_consumer() -> None:
+    rules = (ModelRule(pattern="qwen3:8b", consumer="ollama", as_="gemma3:latest"),)
+
+    found = ollama_list(rules, OFFERS)
+
+    assert [one["name"] for one in found] == ["qwen3:8b", "gemma3:latest", "ollama/qwen3:8b"]
+    assert found[0]["size"] == OLLAMA.lists.ollama[0]["size"]
+    assert chosen("ollama/qwen3:8b", *rules) == Choice("ollama", "qwen3:8b")
+
+
+def test_limited_client_sees_only_names_of_rules_for_its_consumers_in_the_list_of_ollama() -> None:
+    other = Offer("other", True, ollama("phi:latest"), speaks_ollama=True)
+    rules = (ModelRule(pattern="hidden", consumer="other"), ModelRule(pattern="own", consumer="ollama"))
+    own_rules = rules_for(Client("lena", consumers=frozenset({"ollama"})), rules)
+
+    assert [one["name"] for one in ollama_list(own_rules, [OLLAMA])] == ["own", "gemma3:latest", "qwen3:8b"]
+    assert [one["name"] for one in ollama_list(rules, [OLLAMA, other])][:2] == ["hidden", "own"]
