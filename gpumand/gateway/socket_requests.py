@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-import aiohttp
-
 from gpumand.gateway import web, websockets
 from gpumand.gateway.exchange import Exchange
+from gpumand.gateway.handshakes import HandshakeRefused
 from gpumand.gateway.job_holder import JobHolder
 from gpumand.gateway.leases import Ticket
 from gpumand.gateway.looking import LookHandler, not_running
@@ -52,13 +51,13 @@ class SocketHandler:
     async def _connect(self, exchange: Exchange, endpoint: Endpoint, lease: SocketLease | None) -> web.StreamResponse:
         try:
             upstream = await websockets.open_upstream(exchange, self._parts.upstreams, endpoint)
-        except aiohttp.WSServerHandshakeError as error:
-            return web.Response(status=error.status)
+        except HandshakeRefused as error:
+            return websockets.refusal(exchange, error, endpoint)
         except UpstreamDown:
             await asyncio.sleep(REFUSE_SEC)
             raise not_running(exchange.service.consumer) from None
         try:
-            client = await websockets.accept(exchange, upstream)
+            client = await websockets.accept(exchange, upstream, endpoint)
         except BaseException:
             await upstream.close()
             raise

@@ -12,7 +12,7 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -20,6 +20,7 @@ from yarl import URL
 
 from gpumand.consumers.certificates import Certificates
 from gpumand.domain.socket_url import split_socket_url
+from gpumand.gateway.handshakes import HandshakeResponse, OpenSocket
 from gpumand.gateway.refusals import NotDelivered, Refusal, Refused, refused
 
 CONNECT_SEC = 5.0
@@ -33,6 +34,8 @@ MAX_SOCKETS = 128
 """Maximum number of clients for Unix sockets; a socket has up to two."""
 
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""Maximum size of a message of a WebSocket: aiohttp passes whole messages only, which are in memory meanwhile."""
+
 READ_BYTES = 64 * 1024
 
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
@@ -107,10 +110,10 @@ class Upstreams:
 
     async def connect_websocket(
         self, endpoint: Endpoint, target: str, headers: Mapping[str, str], protocols: tuple[str, ...]
-    ) -> aiohttp.ClientWebSocketResponse:
-        """Open a WebSocket to a consumer; the errors are those of ``request``, and WSServerHandshakeError."""
+    ) -> OpenSocket:
+        """Open a WebSocket to a consumer; the errors are those of ``request``, and HandshakeRefused."""
         try:
-            return await self._session_for(endpoint).ws_connect(
+            opened = await self._session_for(endpoint).ws_connect(
                 URL(endpoint.base + target, encoded=True),
                 headers=headers,
                 protocols=protocols,
@@ -120,10 +123,9 @@ class Upstreams:
                 ssl=await self._certificates.context_for(endpoint.base),
                 max_msg_size=MAX_MESSAGE_BYTES,
             )
-        except aiohttp.WSServerHandshakeError:
-            raise
         except (aiohttp.ClientError, OSError) as error:
             raise _failure(error) from None
+        return cast(OpenSocket, opened)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -166,6 +168,8 @@ def _unix_connector(path: str, is_streamed: bool) -> aiohttp.BaseConnector:
 def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=connector,
+        response_class=HandshakeResponse,
+        ws_response_class=OpenSocket,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import WSMsgType
+from multidict import CIMultiDict
 
 from gpumand.gateway import web
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.forward import sent_headers
+from gpumand.gateway.handshakes import HandshakeRefused, OpenSocket, RawHeaders
+from gpumand.gateway.headers import response_headers
 from gpumand.gateway.upstream import MAX_MESSAGE_BYTES, Endpoint, Upstreams
 
 SERVICE_RESTART = 1012
@@ -43,9 +46,7 @@ def is_websocket(request: web.BaseRequest) -> bool:
     )
 
 
-async def open_upstream(
-    exchange: Exchange, upstreams: Upstreams, endpoint: Endpoint
-) -> aiohttp.ClientWebSocketResponse:
+async def open_upstream(exchange: Exchange, upstreams: Upstreams, endpoint: Endpoint) -> OpenSocket:
     """Open the WebSocket at the consumer; the errors are those of ``Upstreams.connect_websocket``."""
     wanted = exchange.request.headers.get("Sec-WebSocket-Protocol", "")
     protocols = tuple(one.strip() for one in wanted.split(",") if one.strip())
@@ -53,15 +54,29 @@ async def open_upstream(
     return await upstreams.connect_websocket(endpoint, exchange.target.raw, headers, protocols)
 
 
-async def accept(exchange: Exchange, upstream: aiohttp.ClientWebSocketResponse) -> web.WebSocketResponse:
-    """Accept the WebSocket of the client, with the protocol that the consumer has chosen."""
+async def accept(exchange: Exchange, upstream: OpenSocket, endpoint: Endpoint) -> web.WebSocketResponse:
+    """Accept the WebSocket of the client, with the protocol that the consumer has chosen and with its headers."""
     protocols = (upstream.protocol,) if upstream.protocol else ()
     client = web.WebSocketResponse(
         protocols=protocols, autoclose=False, autoping=False, compress=False, max_msg_size=MAX_MESSAGE_BYTES
     )
+    client.headers.extend(_headers(exchange, upstream.head, endpoint))
     exchange.response, exchange.entry.status = client, 101
     await client.prepare(exchange.request)
     return client
+
+
+def refusal(exchange: Exchange, error: HandshakeRefused, endpoint: Endpoint) -> web.Response:
+    """The consumer's refusal of a handshake, for the client."""
+    headers = _headers(exchange, error.headers, endpoint)
+    return web.Response(status=error.status, reason=error.reason, headers=headers, body=error.body)
+
+
+def _headers(exchange: Exchange, raw: RawHeaders, endpoint: Endpoint) -> CIMultiDict[str]:
+    headers = response_headers(raw, exchange.origin, endpoint.origin)
+    # An answer 101 has no body, and that of a refusal may have been cut.
+    headers.popall("Content-Length", None)
+    return headers
 
 
 async def pump(
@@ -113,6 +128,9 @@ async def _pass(
                 await target.pong(message.data)
             case WSMsgType.CLOSE:
                 return End(1000 if message.data in UNSENDABLE else message.data, str(message.extra or ""))
+            case WSMsgType.ERROR if isinstance(message.data, aiohttp.WebSocketError):
+                # The message is too large, or none of the protocol: the other side gets the same code.
+                return End(message.data.code, str(message.data))
             case _:
                 return None
 
