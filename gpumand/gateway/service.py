@@ -153,7 +153,7 @@ class GatewayService:
         return self._console
 
     def _make_jobs(self) -> Jobs:
-        return Jobs(self.table, self._store, self._arbiter.acquire_resident, self._leases.adopt, self.metrics.job_ended)
+        return Jobs(self.table, self._store, self._guard.acquire_resident, self._leases.adopt, self.metrics.job_ended)
 
     async def _check_for(self, record: JobRecord) -> BusyCheck:
         """The busy check of a job that an earlier process held."""

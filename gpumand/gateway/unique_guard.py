@@ -7,7 +7,10 @@ model, by a path, by a listener of its own, over a WebSocket, and for pages that
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
+from gpumand.client.errors import NotRunning
 from gpumand.client.values import Grant
 from gpumand.domain.fleet import UNIQUE
 from gpumand.gateway.fleet import Fleet
@@ -24,6 +27,13 @@ ABSENT_SEC = 0.5
 """Pause between two status requests while gpumand is absent."""
 
 
+class ResidentArbiter(Arbiter, Protocol):
+    """gpumand, which also grants leases that need no wait."""
+
+    async def acquire_resident(self, consumer: str, reason: str) -> Grant:
+        """Acquire a lease if that needs no wait, no load and no eviction. Raises GpumandError."""
+
+
 class UniqueGuard:
     """gpumand with the claims of the fleet in front; an ``Arbiter``.
 
@@ -33,16 +43,26 @@ class UniqueGuard:
         status: says which consumers are unique.
     """
 
-    def __init__(self, arbiter: Arbiter, fleet: Fleet, status: StatusView) -> None:
+    def __init__(self, arbiter: ResidentArbiter, fleet: Fleet, status: StatusView) -> None:
         self._arbiter, self._fleet, self._status = arbiter, fleet, status
         self._returns: set[asyncio.Task[None]] = set()
 
     async def acquire(self, consumer: str, priority: int | None, reason: str) -> Grant:
         """See Arbiter; a unique consumer is claimed before. Raises GpumandError, Busy if another host has it."""
+        return await self._claimed(consumer, lambda: self._arbiter.acquire(consumer, priority, reason))
+
+    async def acquire_resident(self, consumer: str, reason: str) -> Grant:
+        """See ResidentArbiter; a unique consumer is claimed before. Raises GpumandError."""
+        # The caller watches jobs meanwhile, so this does not wait for gpumand, which could not grant a lease either.
+        if self._fleet.is_enabled and await self._status.get() is None:
+            raise NotRunning(f"gpumand gives no status, so that it is not known whether {consumer} may be loaded here")
+        return await self._claimed(consumer, lambda: self._arbiter.acquire_resident(consumer, reason))
+
+    async def _claimed(self, consumer: str, acquire: Callable[[], Awaitable[Grant]]) -> Grant:
         if not self._fleet.is_enabled or not await self._is_unique(consumer):
-            return await self._arbiter.acquire(consumer, priority, reason)
+            return await acquire()
         await self._claim(consumer)
-        grant = await self._arbiter.acquire(consumer, priority, reason)
+        grant = await acquire()
         try:
             # The request may have waited for long, in which this host can have lost the consumer.
             await self._claim(consumer)

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from gpumand.client.errors import Busy, GpumandError
+from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.refusals import AgentDown, FleetUnavailable, refusal_of
+from gpumand.gateway.service import GatewayService, Options
 from gpumand.gateway.unique_guard import UniqueGuard
 
 OTHER = Busy("llm may be loaded on one host only, and gpu2 has it. Ask there.")
@@ -48,6 +50,10 @@ class World:
         self.calls.append(f"acquire {consumer}")
         await self.granting.wait()
         return SimpleNamespace(id="l1")
+
+    async def acquire_resident(self, consumer: str, reason: str) -> Any:
+        self.calls.append(f"acquire resident {consumer}")
+        return SimpleNamespace(id="l2")
 
     async def release(self, lease: str) -> None:
         self.calls.append(f"release {lease}")
@@ -142,6 +148,35 @@ async def test_nothing_is_acquired_before_it_is_known_whether_the_consumer_is_un
     world.is_known = True
     await acquiring
     assert world.calls[0] == "claim llm"
+
+
+async def test_lease_for_a_job_that_goes_on_is_claimed_like_any_other() -> None:
+    world = World()
+    assert (await world.guard.acquire_resident("llm", "")).id == "l2"
+    assert world.calls == ["claim llm", "acquire resident llm", "claim llm"]
+    world = World(OTHER)
+    with pytest.raises(Busy, match="gpu2 has it"):
+        await world.guard.acquire_resident("llm", "")
+    assert world.calls == ["claim llm"]
+    world = World()
+    await world.guard.acquire_resident("tts", "")
+    assert world.calls == ["acquire resident tts"]
+
+
+async def test_watch_of_a_job_does_not_wait_for_gpumand_to_say_whether_its_consumer_is_unique() -> None:
+    world = World()
+    world.is_known = False
+    with pytest.raises(GpumandError, match="not known whether llm may be loaded here"):
+        await asyncio.wait_for(world.guard.acquire_resident("llm", ""), 30)
+    assert world.calls == []
+
+
+async def test_gateway_gets_new_leases_of_jobs_through_the_claims_of_the_fleet() -> None:
+    service = GatewayService(Options(None, "unix:path=/nonexistent"), GatewaySettings(), {})
+    try:
+        assert service._jobs._acquire == service._guard.acquire_resident
+    finally:
+        await service.stop()
 
 
 def test_refusals_say_whether_another_host_has_it_or_the_fleet_does_not_answer() -> None:
