@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -15,6 +16,8 @@ import aiohttp
 
 from gpumand.fleet.etcd_errors import FAILED_PRECONDITION, EtcdError, as_store_error, plain_refusal, tls_failure
 from gpumand.fleet.store import Denied, StoreError, StoreUnavailable, UnknownOutcome
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 
@@ -79,7 +82,7 @@ class EtcdClient:
         self._endpoints = tuple(one.rstrip("/") for one in endpoints)
         self._preferred = 0
         self._find, self._is_old = find, not endpoints
-        self._lookup: asyncio.Task[tuple[str, ...]] | None = None
+        self._lookup: asyncio.Future[tuple[str, ...]] | None = None
         self._tls = tls
         self._user = user
         self._password = password
@@ -94,27 +97,33 @@ class EtcdClient:
         return self._endpoints[self._preferred]
 
     async def _find_endpoints(self) -> None:
-        """Find the endpoints, unless they are known and have answered. Raises StoreUnavailable."""
+        """Look the endpoints up unless they have answered; wait only if none is known. Raises StoreUnavailable."""
         if self._find is None or not self._is_old:
             return
-        if self._lookup is None or self._lookup.done():
+        if self._lookup is None:
             self._lookup = asyncio.ensure_future(self._find())
-            self._lookup.add_done_callback(lambda one: one.cancelled() or one.exception())  # all calls may have gone
-        try:
-            found = await asyncio.shield(self._lookup)  # calls share a lookup
-        except StoreUnavailable:
-            if not self._endpoints:
-                raise
-        else:
-            if found != self._endpoints:
-                self._endpoints, self._preferred = found, 0
-            self._is_old = False
+            self._lookup.add_done_callback(self._take_over)
+        # Known members may well answer while DNS does not. Calls that waited for it would cost the lease of this host.
+        if not self._endpoints:
+            await asyncio.shield(self._lookup)  # calls share a lookup
+
+    def _take_over(self, lookup: asyncio.Future[tuple[str, ...]]) -> None:
+        """Use what a lookup has found."""
+        self._lookup = None
+        if lookup.cancelled():
+            return
+        if (error := lookup.exception()) is not None:
+            log.debug("the members of etcd could not be looked up: %s", error)
+            return
+        if (found := lookup.result()) != self._endpoints:
+            self._endpoints, self._preferred = found, 0
+        self._is_old = False
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._lookup is not None:
-            self._lookup.cancel()
-            await asyncio.gather(self._lookup, return_exceptions=True)
+        if (lookup := self._lookup) is not None:
+            lookup.cancel()
+            await asyncio.gather(lookup, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -171,3 +172,57 @@ async def test_client_finds_the_members_again_after_all_of_them_have_failed(shar
     else:
         pytest.fail("the new member was never used")
     await client.close()
+
+
+class Member:
+    """An HTTP server that answers every request with an empty object, or closes its connections while it is down."""
+
+    def __init__(self) -> None:
+        self.is_up = True
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"POST /v3/kv/range" in head
+        if self.is_up:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            await writer.drain()
+        writer.close()
+
+
+async def test_known_member_is_used_while_the_lookup_hangs() -> None:
+    member, is_hanging, answers = Member(), asyncio.Event(), asyncio.Event()
+    server = await asyncio.start_server(member.handle, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    found = [(url,), (url,)]
+
+    async def find() -> tuple[str, ...]:
+        if len(found) == 1:
+            is_hanging.set()
+            await answers.wait()
+        return found.pop(0)
+
+    client = EtcdClient((), find=find, limits=Limits(call_sec=0.2))
+    async with asyncio.timeout(30):
+        await is_used(client)
+    member.is_up = False
+    with pytest.raises(StoreUnavailable):
+        await client.call("kv/range", READ, "a read")
+    member.is_up = True
+    async with asyncio.timeout(30):
+        await is_used(client)
+        assert is_hanging.is_set(), "the members are looked up again"
+        assert len(found) == 1, "no call waits for the lookup"
+        answers.set()
+        while found:  # noqa: ASYNC110 - the list of a test
+            await asyncio.sleep(0.01)
+        await is_used(client)
+    await client.close()
+    server.close()
+
+
+async def is_used(client: EtcdClient) -> None:
+    """Return when a call has succeeded."""
+    while True:
+        with suppress(StoreUnavailable):
+            assert await client.call("kv/range", READ, "a read") == {}
+            return
