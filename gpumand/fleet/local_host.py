@@ -64,7 +64,7 @@ class LocalHost:
         intents: checks the intents of requests.
         unique: the rules for unique consumers; None = it has none.
         known: the newest revision of the store that this host knows.
-        refresh: builds the row again; None = it is always current.
+        refresh: builds the row from a reading that begins after the call; None = it is always current.
     """
 
     def __init__(

@@ -20,6 +20,9 @@ PERIOD_SEC = 5.0
 LEARNED_SEC = 30.0
 """Least time between two readings of learned times, which need the properties of all consumers."""
 
+AGAIN_SEC = 1.0
+"""Least time between two readings that requests cause."""
+
 RAM_STEP_MIB = 256
 MEMINFO = Path("/proc/meminfo")
 
@@ -60,7 +63,9 @@ class RowSource:
         self._source, self._facts, self._publish = source, facts, publish
         self._changed = asyncio.Event()
         self._learned: dict[str, dict[str, Any]] = {}
-        self._learned_at = float("-inf")
+        self._learned_at = self._again_at = float("-inf")
+        self._reading = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
 
     def note_change(self) -> None:
         """Something has changed that the row contains."""
@@ -83,6 +88,24 @@ class RowSource:
 
     async def read(self) -> None:
         """Read the status now and publish the row; without gpumand it has no consumers, so it gets no requests."""
+        async with self._reading:  # of two readings at the same time, the older one could be published last
+            await self._read()
+
+    async def read_again(self) -> None:
+        """Wait for a reading that begins after this call. Any host of the fleet can cause one, so calls share it."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._read_next())
+        await asyncio.shield(self._next)
+
+    async def _read_next(self) -> None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(max(0.0, self._again_at + AGAIN_SEC - clock()))
+        # Later calls need another reading: this one may lack what they ask for. They never go without one, since a
+        # consumer that is not in the row could be a unique one.
+        self._next, self._again_at = None, clock()
+        await self.read()
+
+    async def _read(self) -> None:
         try:
             await self._read_learned()
             status = await self._source.status()

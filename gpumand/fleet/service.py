@@ -105,7 +105,7 @@ class FleetService:
             self.set_drain,
             *rules,
             known=lambda: self.table.revision,
-            refresh=self.rows.read,
+            refresh=self.rows.read_again,
         )
         self._leases = LeasePublisher(self.store, keys, self.machine_id, self._host.via)
         name = f"{self.config.host}/{self.machine_id[:8]}"

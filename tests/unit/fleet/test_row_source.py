@@ -31,12 +31,16 @@ class ScriptedStatus:
         self.is_running = True
         self.readings = self.learned_readings = 0
         self.changed: Callable[[], None] = lambda: None
+        self.answers: list[asyncio.Future[None]] = []
 
     async def status(self) -> dict[str, Any]:
         self.readings += 1
         if not self.is_running:
             raise NotRunning("gpumand is not running")
-        return {"consumers": [{"name": "chat", "residency": "resident", "leases": self.leases}], "queue": []}
+        leases = self.leases
+        if self.answers:
+            await self.answers.pop(0)
+        return {"consumers": [{"name": "chat", "residency": "resident", "leases": leases}], "queue": []}
 
     async def learned(self) -> dict[str, dict[str, Any]]:
         self.learned_readings += 1
@@ -107,6 +111,64 @@ async def test_drain_is_in_the_row() -> None:
     source.is_draining = True
     await source.read()
     assert rows[-1].draining
+
+
+async def test_requests_for_unknown_names_share_readings_at_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_source, "AGAIN_SEC", 0.2)
+    status, rows = ScriptedStatus(), Published()
+    source = RowSource(status, FACTS, rows)
+    began_at = asyncio.get_running_loop().time()
+    await asyncio.gather(*(source.read_again() for _ in range(50)))
+    assert status.readings == 1
+    status.leases = 1
+    await asyncio.gather(*(source.read_again() for _ in range(50)))
+    assert status.readings == 2
+    assert rows[-1].consumers["chat"].leases == 1, "a request does without no reading"
+    assert asyncio.get_running_loop().time() - began_at >= 0.19
+
+
+async def test_request_that_comes_during_a_reading_waits_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_source, "AGAIN_SEC", 0.0)
+    status, rows = ScriptedStatus(), Published()
+    source = RowSource(status, FACTS, rows)
+    answer = asyncio.get_running_loop().create_future()
+    status.answers = [answer]
+    first = asyncio.ensure_future(source.read_again())
+    await until(lambda: status.readings, "the first reading has begun")
+    status.leases = 1
+    second = asyncio.ensure_future(source.read_again())
+    answer.set_result(None)
+    await asyncio.gather(first, second)
+    assert rows[-1].consumers["chat"].leases == 1
+
+
+async def test_older_reading_is_never_published_after_a_newer_one() -> None:
+    status, rows = ScriptedStatus(), Published()
+    source = RowSource(status, FACTS, rows)
+    slow = asyncio.get_running_loop().create_future()
+    status.answers = [slow]
+    older = asyncio.ensure_future(source.read())
+    await until(lambda: status.readings, "the older reading has begun")
+    status.leases = 1
+    newer = asyncio.ensure_future(source.read())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    slow.set_result(None)
+    await asyncio.gather(older, newer)
+    assert [row.consumers["chat"].leases for row in rows] == [0, 1]
+
+
+async def test_request_that_is_cancelled_leaves_the_reading_to_the_others() -> None:
+    status, rows = ScriptedStatus(), Published()
+    source = RowSource(status, FACTS, rows)
+    answer = asyncio.get_running_loop().create_future()
+    status.answers = [answer]
+    first, second = asyncio.ensure_future(source.read_again()), asyncio.ensure_future(source.read_again())
+    await until(lambda: status.readings, "the reading has begun")
+    first.cancel()
+    answer.set_result(None)
+    await second
+    assert len(rows) == 1
 
 
 # -- leases ----------------------------------------------------------------------------------------------------------

@@ -44,6 +44,10 @@ def store_of(service: FleetService) -> MemoryStore:
     return service.store
 
 
+async def test_requests_for_unknown_names_cause_shared_readings(service: FleetService) -> None:
+    assert service._host._refresh == service.rows.read_again
+
+
 async def test_drain_that_the_store_does_not_remove_goes_on(service: FleetService) -> None:
     assert await service.set_drain(True)
     store_of(service).cut_off()
