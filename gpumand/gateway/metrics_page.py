@@ -16,21 +16,27 @@ from gpumand.version import VERSION
 T = TypeVar("T")
 
 
-def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int, client: Client | None = None) -> str:
+def metrics_page(metrics: GatewayMetrics, table: RequestTable, spool_bytes: int, client: Client) -> str:
     """The page in the text format of Prometheus.
 
     Args:
         metrics: what was measured since the process started.
         table: the requests in flight.
         spool_bytes: size of the uploads that are kept on disk while they wait.
-        client: the client that gets it; None = it may see everything.
+        client: the client that gets it.
     """
-    if client is not None and client.consumers is not None:
+    if client.consumers is not None:
         # The size of the uploads is that of all clients.
         metrics = _visible(metrics, client)
         lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table, client)]
         return "\n".join([*lines, *_leases(metrics), *_histograms(metrics), ""])
-    lines = [*_info(), *_requests(metrics), *_in_flight(metrics, table, None), *_leases(metrics), *_histograms(metrics)]
+    lines = [
+        *_info(),
+        *_requests(metrics),
+        *_in_flight(metrics, table, client),
+        *_leases(metrics),
+        *_histograms(metrics),
+    ]
     meaning = "Size of the uploads that are kept on disk while they wait."
     return "\n".join([*lines, *gauge("gpumand_gateway_spool_bytes", meaning, [({}, spool_bytes)]), ""])
 
@@ -70,8 +76,8 @@ def _visible(metrics: GatewayMetrics, client: Client) -> GatewayMetrics:
     return found
 
 
-def _in_flight(metrics: GatewayMetrics, table: RequestTable, client: Client | None) -> Iterator[str]:
-    shown = (one for one in table if client is None or may_see(client, one.consumer))
+def _in_flight(metrics: GatewayMetrics, table: RequestTable, client: Client) -> Iterator[str]:
+    shown = (one for one in table if may_see(client, one.consumer))
     counts = Counter((metrics.label(entry.consumer), entry.state) for entry in shown)
     # Consumers without requests have the value 0, so that a graph falls to it.
     consumers = sorted({consumer for consumer, _ in counts} | {consumer for consumer, _, _ in metrics.requests})

@@ -11,7 +11,6 @@ from gpumand.gateway.console.actions import refused_by
 from gpumand.gateway.console.feed import BusSource, plain
 from gpumand.gateway.console.limited_view import limited_history, limited_plan, names_in
 from gpumand.gateway.console.rights import require_use
-from gpumand.gateway.console.state_view import UNLIMITED
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client
 from gpumand.gateway.visibility import may_see
@@ -42,14 +41,14 @@ class Queries:
         self._source = source
         self._running = 0
 
-    async def history(self, query: Query, client: Client = UNLIMITED) -> dict[str, Any]:
+    async def history(self, query: Query, client: Client) -> dict[str, Any]:
         """Recorded events that the client may see, newest first. Raises Refused."""
         options = {"limit": ("u", DEFAULT_ENTRIES)} | _options(query, _HISTORY)
         if client.consumers is None:
             return {"entries": await self._send(lambda calls: calls.history(options))}
         return {"entries": await self._send(lambda calls: _own_history(calls, options, client))}
 
-    async def plan(self, query: Query, client: Client = UNLIMITED) -> dict[str, Any]:
+    async def plan(self, query: Query, client: Client) -> dict[str, Any]:
         """What a request would do now, and why. Raises Refused."""
         rest = {name: value for name, value in query.items() if name != "consumer"}
         consumer, options = query.get("consumer", ""), _options(rest, _PLAN)

@@ -47,7 +47,7 @@ class StateView:
     listeners: Callable[[], tuple[ShownListener, ...]]
     _started_usec: int = field(default_factory=lambda: time.time_ns() // 1000)
 
-    def state(self, reading: Reading, viewer: Client = UNLIMITED) -> dict[str, Any]:
+    def state(self, reading: Reading, viewer: Client) -> dict[str, Any]:
         """Everything that a page shows.
 
         Args:
@@ -62,7 +62,7 @@ class StateView:
             **self.requests(reading, viewer),
         }
 
-    def requests(self, reading: Reading, viewer: Client = UNLIMITED) -> dict[str, Any]:
+    def requests(self, reading: Reading, viewer: Client) -> dict[str, Any]:
         """The requests in flight and the held jobs, the oldest first."""
         reasons = _reasons(reading.status or {})
         visible = [one for one in self.table if may_see(viewer, one.consumer)]
@@ -71,7 +71,7 @@ class StateView:
             "requests": [self._request(one, reasons, viewer) for one in _oldest(visible)],
         }
 
-    def shown_listeners(self, viewer: Client = UNLIMITED) -> list[dict[str, str]]:
+    def shown_listeners(self, viewer: Client) -> list[dict[str, str]]:
         """The open listeners."""
         shown = (one for one in self.listeners() if not one.consumer or may_see(viewer, one.consumer))
         return [{"name": one.name, "consumer": one.consumer, "address": one.address} for one in shown]

@@ -17,7 +17,7 @@ from gpumand.gateway.console.events import EventStreams, Page, event
 from gpumand.gateway.console.feed import Feed, Reading, plain
 from gpumand.gateway.console.questions import Queries
 from gpumand.gateway.console.rights import check_change, require_administrator, require_use
-from gpumand.gateway.console.state_view import MAX_REQUESTS, ShownListener, StateView
+from gpumand.gateway.console.state_view import MAX_REQUESTS, UNLIMITED, ShownListener, StateView
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.refusals import Refused
 from gpumand.gateway.requests import Client, RequestTable, WaitLimits
@@ -188,23 +188,23 @@ async def test_state_leaves_out_histories_of_consumers_and_limits_the_requests()
     for _ in range(MAX_REQUESTS + 5):
         table.add(Client("127.0.0.1"), "llm", "POST", "/v1/x", RouteClass.WORK)
     view = StateView(table, lambda: (ShownListener("llm", "llm", "127.0.0.1:1"),))
-    state = view.state(Reading(STATUS, "", 1))
+    state = view.state(Reading(STATUS, "", 1), UNLIMITED)
 
     assert state["status"]["consumers"] == [{"name": "llm"}]
     assert state["status"]["devices"] == [{"index": 0}]
     assert (len(state["requests"]), state["request_count"]) == (MAX_REQUESTS, MAX_REQUESTS + 5)
     assert state["requests"][0]["number"] == 1
     assert state["gateway"]["listeners"] == [{"name": "llm", "consumer": "llm", "address": "127.0.0.1:1"}]
-    assert view.state(Reading())["status"] is None
+    assert view.state(Reading(), UNLIMITED)["status"] is None
 
 
 async def test_states_without_a_change_are_equal_although_time_passes() -> None:
     table = RequestTable(WaitLimits())
     table.add(Client("127.0.0.1"), "llm", "POST", "/v1/x", RouteClass.WORK)
     view = StateView(table, lambda: ())
-    first = view.state(Reading(STATUS, "", 1))
+    first = view.state(Reading(STATUS, "", 1), UNLIMITED)
     await asyncio.sleep(0.02)
-    (request,) = view.state(Reading(STATUS, "", 1))["requests"]
+    (request,) = view.state(Reading(STATUS, "", 1), UNLIMITED)["requests"]
 
     assert abs(request["began_usec"] - first["requests"][0]["began_usec"]) in (0, 100_000)
     assert request["began_usec"] % 100_000 == 0
@@ -218,7 +218,7 @@ async def test_waiting_request_has_the_reason_of_its_consumer_s_first_place_in_t
     view = StateView(table, lambda: ())
 
     def reason() -> str:
-        (request,) = view.requests(Reading(STATUS | {"queue": queue}))["requests"]
+        (request,) = view.requests(Reading(STATUS | {"queue": queue}), UNLIMITED)["requests"]
         return str(request["waits_for"])
 
     assert reason() == "first"
@@ -285,9 +285,11 @@ class Asked:
 async def test_queries_become_options_of_the_bus() -> None:
     asked = Asked()
     queries = Queries(asked)  # type: ignore[arg-type]
-    await queries.history({"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""})
-    await queries.plan({"consumer": "llm", "priority": "-5", "device": "GPU-1"})
-    await queries.plan({"all": "true"})
+    await queries.history(
+        {"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""}, UNLIMITED
+    )
+    await queries.plan({"consumer": "llm", "priority": "-5", "device": "GPU-1"}, UNLIMITED)
+    await queries.plan({"all": "true"}, UNLIMITED)
 
     assert asked.options == [
         {"limit": ("u", 100), "consumer": ("s", "llm"), "kinds": ("as", ["load", "eviction"]), "since_usec": ("t", 5)},
@@ -310,7 +312,7 @@ BAD: tuple[dict[str, str], ...] = (
 async def test_invalid_queries_are_refused_before_gpumand_is_asked(query: dict[str, str]) -> None:
     asked = Asked()
     with pytest.raises(Refused) as refusal:
-        await Queries(asked).history(query)  # type: ignore[arg-type]
+        await Queries(asked).history(query, UNLIMITED)  # type: ignore[arg-type]
     assert refusal.value.refusal.status == 400
     assert asked.options == []
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
 
 from gpumand.client.errors import Busy, GpumandError, InsufficientVram, LoadFailed
 from gpumand.gateway.console.limited_view import limited_fleet, limited_history, limited_plan, limited_status
+from gpumand.gateway.console.questions import Questions
+from gpumand.gateway.console.state_view import StateView
 from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.looking import load_error
 from gpumand.gateway.metrics import GatewayMetrics
@@ -168,6 +172,23 @@ def test_refusals_say_why_without_saying_for_which_client() -> None:
     assert refusal_for(LIMITED, failed, "own", NAMES) == failed
     assert refusal_for(ALL, busy, "own", NAMES) == busy
     assert (reason_for(LIMITED, ""), reason_for(LIMITED, "bob"), reason_for(ALL, "bob")) == ("", IN_USE, "bob")
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        StateView.state,
+        StateView.requests,
+        StateView.shown_listeners,
+        Questions.history,
+        Questions.plan,
+        metrics_page,
+    ],
+)
+def test_call_that_forgets_its_client_fails_instead_of_showing_everything(view: Callable[..., object]) -> None:
+    parameters = signature(view).parameters
+    (client,) = {"client", "viewer"} & parameters.keys()
+    assert parameters[client].default is Parameter.empty
 
 
 async def test_metrics_have_own_consumers_only() -> None:

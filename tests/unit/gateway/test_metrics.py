@@ -19,7 +19,7 @@ def entry(consumer: str = "llm", status: int = 200, kind: RouteClass = RouteClas
 
 
 def page(metrics: GatewayMetrics, table: RequestTable | None = None, spool_bytes: int = 0) -> Samples:
-    return parsed(metrics_page(metrics, table or RequestTable(WaitLimits()), spool_bytes))
+    return parsed(metrics_page(metrics, table or RequestTable(WaitLimits()), spool_bytes, Client("")))
 
 
 def of(consumer: str, **more: str) -> Labels:
