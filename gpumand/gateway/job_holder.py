@@ -123,9 +123,14 @@ class TakeOver:
         groups: dict[tuple[str, str], list[JobRecord]] = {}
         for record in await store.load():
             groups.setdefault((record.consumer, record.lease), []).append(record)
-        self._tasks = {asyncio.ensure_future(self._take_over(one)) for one in groups.values()}
+        self._tasks = {self._begin(one) for one in groups.values()}
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=TAKE_OVER_SEC)
+
+    def _begin(self, records: list[JobRecord]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(self._take_over(records))
+        task.add_done_callback(lambda done: _log_failure(records[0].consumer, done))
+        return task
 
     async def close(self) -> None:
         """End what is under way; the records stay in the file."""
@@ -141,7 +146,9 @@ class TakeOver:
         if is_active:
             grant = Grant(first.lease, first.consumer, "", first.endpoint, (), False, 0.0, None)
             tickets = self._adopt(first.consumer, grant, len(records))
-        log.info("%s: %d jobs of the last process are held again", first.consumer, len(records))
+        count = len(records)
+        jobs = "1 job of the last process is" if count == 1 else f"{count} jobs of the last process are"
+        log.info("%s: %s held again", first.consumer, jobs)
         for record, ticket in zip(records, tickets, strict=True):
             age_sec = max(0.0, time.time() - record.began_usec / 1_000_000)
             self._jobs.hold(record, ticket, check, Client(record.client), age_sec)
@@ -157,3 +164,9 @@ class TakeOver:
                 await asyncio.sleep(RETRY_SEC)
             else:
                 return True
+
+
+def _log_failure(consumer: str, task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        text = "%s: jobs of the last process are not held again, and stay in the file: %r"
+        log.error(text, consumer, error, exc_info=error)

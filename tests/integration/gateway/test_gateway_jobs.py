@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -59,7 +60,7 @@ async def has_job(made: Front) -> bool:
 
 
 async def has_taken_over(made: Front) -> bool:
-    return "of the last process are held again" in made.gateway.log
+    return re.search("of the last process (is|are) held again", made.gateway.log) is not None
 
 
 async def post_job(made: Front, path: str = "/prompt") -> int:

@@ -319,6 +319,35 @@ async def test_jobs_are_taken_over_when_gpumand_is_back(monkeypatch: pytest.Monk
     await following.jobs.close()
 
 
+async def test_unexpected_failure_of_the_take_over_is_logged_and_leaves_the_job_in_the_file(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.hold()
+    await world.jobs.close()
+
+    following, over, _ = await taken_over(world, [RuntimeError("a mistake")])
+
+    (logged,) = [one for one in caplog.records if one.levelname == "ERROR"]
+    assert "comfyui: jobs of the last process are not held again" in logged.message
+    assert "a mistake" in logged.message
+    await over.close()
+    assert await following.records() == (JOB,)
+
+
+async def test_number_of_jobs_that_are_taken_over_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.hold()
+    world.hold(replace(JOB, id="c3", consumer="forge", lease="l3"))
+    world.hold(replace(JOB, id="d4", consumer="forge", lease="l3"))
+    await world.jobs.close()
+
+    with caplog.at_level("INFO", "gpumand.gateway.job_holder"):
+        following, _, _ = await taken_over(world, [])
+
+    assert "comfyui: 1 job of the last process is held again" in caplog.text
+    assert "forge: 2 jobs of the last process are held again" in caplog.text
+    await following.jobs.close()
+
+
 async def test_jobs_that_could_not_be_taken_over_stay_in_the_file(
     monkeypatch: pytest.MonkeyPatch, world: World
 ) -> None:
