@@ -75,12 +75,14 @@ class _Held:
         watch: what it has said since the newest job.
         jobs: the jobs, the oldest first.
         task: asks the busy check.
+        unwatched: ends the jobs after the task has failed; None = it has not.
     """
 
     check: BusyCheck
     watch: BusyWatch
     jobs: list[HeldJob] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+    unwatched: asyncio.TimerHandle | None = None
 
 
 class Jobs:
@@ -148,11 +150,13 @@ class Jobs:
         for oldest in held.jobs[:-MAX_JOBS]:
             self._remove(oldest)
         self._describe(record.consumer, held)
-        if held.task is None:
-            held.task = asyncio.ensure_future(self._watch(record.consumer, held))
+        if held.task is None or held.task.done():
+            self._begin(record.consumer, held)
 
     async def close(self) -> None:
         """Stop watching. The jobs stay in the file, for the next process."""
+        for held in self._held.values():
+            _cancel_end(held)
         tasks = [held.task for held in self._held.values() if held.task is not None]
         for task in tasks:
             task.cancel()
@@ -164,6 +168,27 @@ class Jobs:
     def _jobs_of(self, consumer: str) -> tuple[HeldJob, ...]:
         held = self._held.get(consumer)
         return tuple(held.jobs) if held else ()
+
+    def _begin(self, consumer: str, held: _Held) -> None:
+        _cancel_end(held)
+        held.task = asyncio.ensure_future(self._watch(consumer, held))
+        held.task.add_done_callback(lambda task: self._watch_ended(consumer, held, task))
+
+    def _watch_ended(self, consumer: str, held: _Held, task: asyncio.Task[None]) -> None:
+        """End the jobs of a watch that has failed after a while: their leases must not be held forever."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        grace_sec = held.check.grace_sec
+        text = "%s: its jobs are not watched any more, and end after busy_grace_sec (%g s): %r"
+        log.error(text, consumer, grace_sec, error, exc_info=error)
+        held.unwatched = asyncio.get_running_loop().call_later(grace_sec, self._end_unwatched, consumer, held)
+
+    def _end_unwatched(self, consumer: str, held: _Held) -> None:
+        jobs = tuple(held.jobs)
+        for job in jobs:
+            self._remove(job)
+        for _ in jobs:
+            self._ended(consumer, JobEnd.NO_ANSWER)
 
     async def _watch(self, consumer: str, held: _Held) -> None:
         while held.jobs:
@@ -249,6 +274,12 @@ class Jobs:
                 self._store.put(job.record)
             else:
                 ticket.leave()  # cancelled meanwhile
+
+
+def _cancel_end(held: _Held) -> None:
+    if held.unwatched is not None:
+        held.unwatched.cancel()
+        held.unwatched = None
 
 
 async def _ask(probe: BusyProbe) -> BusyReport:

@@ -257,6 +257,65 @@ async def test_lost_lease_is_not_acquired_for_a_server_that_is_idle(world: World
     assert (world.ends, world.calls) == ([("comfyui", "idle")], [])
 
 
+def fail_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the watch fail at the next lease that it acquires."""
+    acquire = world.jobs._acquire
+
+    async def fail(consumer: str, reason: str) -> Grant:
+        monkeypatch.setattr(world.jobs, "_acquire", acquire)
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(world.jobs, "_acquire", fail)
+
+
+async def test_job_whose_watch_has_failed_ends_after_the_grace(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_once(world, monkeypatch)
+    first = world.hold(check=world.check(grace_sec=0.05))
+    second = world.hold(replace(JOB, id="b2"), world.check(grace_sec=0.05))
+    first.lost = "expired"
+
+    await left(second)
+
+    assert world.ends == [("comfyui", "no_answer")] * 2
+    assert world.shown() == []
+    assert await world.records() == ()
+    assert "comfyui: its jobs are not watched any more, and end after busy_grace_sec (0.05 s)" in caplog.text
+    assert "a mistake" in caplog.text
+
+
+async def test_next_job_is_watched_again_after_a_watch_that_has_failed(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_once(world, monkeypatch)
+    world.hold().lost = "expired"
+    await until(lambda: "not watched any more" in caplog.text)
+    world.answers = [1]
+    second = world.hold(replace(JOB, id="b2"))
+    assert world.jobs._held["comfyui"].unwatched is None
+    world.answers = [0]
+
+    await left(second)
+
+    assert world.ends == [("comfyui", "idle")] * 2
+
+
+async def test_jobs_whose_watch_has_failed_stay_in_the_file_when_the_gateway_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_once(world, monkeypatch)
+    world.hold().lost = "expired"
+    await until(lambda: "not watched any more" in caplog.text)
+    timer = world.jobs._held["comfyui"].unwatched
+
+    await world.jobs.close()
+
+    assert timer is not None
+    assert timer.cancelled()
+    assert await world.records() == (JOB,)
+
+
 # -- the next process --------------------------------------------------------------------------------------------------
 
 
