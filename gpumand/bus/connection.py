@@ -213,10 +213,6 @@ class BusConnection:
                 raise BusLost(_owned_by_another(name))
             await asyncio.sleep(NAME_POLL_SEC)
 
-    async def release_name(self, name: str) -> None:
-        """Release a well-known name. Raises BusError, BusLost."""
-        await self._call_bus("ReleaseName", "s", (name,))
-
     async def wait_lost(self) -> None:
         """Wait until the connection is gone, for any reason."""
         await self._lost.wait()

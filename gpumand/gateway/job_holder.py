@@ -144,7 +144,16 @@ class TakeOver:
         check = await self._check_for(first)
         tickets: Iterable[Ticket | None] = [None] * len(records)
         if is_active:
-            grant = Grant(first.lease, first.consumer, "", first.endpoint, (), False, 0.0, None)
+            grant = Grant(
+                id=first.lease,
+                consumer=first.consumer,
+                device="",
+                endpoint=first.endpoint,
+                evicted=(),
+                loaded=False,
+                waited_sec=0.0,
+                expires_at=None,
+            )
             tickets = self._adopt(first.consumer, grant, len(records))
         count = len(records)
         jobs = "1 job of the last process is" if count == 1 else f"{count} jobs of the last process are"

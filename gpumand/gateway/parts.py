@@ -132,9 +132,11 @@ class Parts:
         """Why a request waits, as its client may read it."""
         consumer = exchange.service.consumer
         text = await self.describe(consumer)
+        if exchange.client.consumers is None:
+            return text
         waiting = f"{consumer}: waiting for {IN_USE}"
         place, _ = await self.status.place(consumer)
-        if place is not None and exchange.client.consumers is not None:
+        if place is not None:
             return waiting
         return text_for(exchange.client, text, await self.status.names(), waiting)
 

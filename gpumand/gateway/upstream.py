@@ -92,7 +92,7 @@ class Upstreams:
         Raises:
             UpstreamDown: the connection was refused.
             NotDelivered: there was no connection for another reason, such as a failed TLS handshake.
-        Refused: there is no answer for another reason.
+            Refused: there is no answer for another reason.
         """
         try:
             return await self._session_for(endpoint, is_streamed=_is_streamed(body)).request(

@@ -42,7 +42,7 @@ async def is_restart(bus: BusConnection) -> bool:
 
 
 class _OwnUnitQuery:
-    """Queries systemd about the daemon's own unit. All methods raise BusError and BusLost."""
+    """Queries systemd about this process's own unit. All methods raise BusError and BusLost."""
 
     def __init__(self, bus: BusConnection) -> None:
         self._bus = bus

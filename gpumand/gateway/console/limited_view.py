@@ -72,7 +72,6 @@ def limited_plan(plan: Fields, client: Client, names: Iterable[str]) -> Fields:
     if hidden:
         mib = sum(one.get("expected_mib") or 0 for one in hidden)
         shown.append({"consumer": OTHERS, "expected_mib": mib, "method": "", "why": ""})
-    message = plan.get("message", "")
     return _only(plan, _PLAN) | {
         "evictions": [_only(one, ("consumer", "expected_mib", "method", "parks")) for one in shown],
         "spared": [

@@ -174,6 +174,10 @@ def test_refusals_say_why_without_saying_for_which_client() -> None:
     assert (reason_for(LIMITED, ""), reason_for(LIMITED, "bob"), reason_for(ALL, "bob")) == ("", IN_USE, "bob")
 
 
+def test_message_of_a_plan_that_is_no_text_is_shown_as_text() -> None:
+    assert limited_plan({"message": 7}, LIMITED, NAMES)["message"] == "7"
+
+
 @pytest.mark.parametrize(
     "view",
     [
