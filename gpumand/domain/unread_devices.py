@@ -158,7 +158,7 @@ def _advice_for_lost(sample: Sample) -> str:
     if error_word(sample.error) == "gpu-lost":
         return "Check the kernel log (journalctl -k), and reboot the host: a GPU off the bus can seldom be reset."
     command = reset_command(sample.index, sample.aliases)
-    return f"Check nvidia-smi and the kernel log. To reset it: gpumanctl gpu release -- {command}"
+    return f"Check nvidia-smi and the kernel log. To reset it: sudo gpumanctl gpu release -- {command}"
 
 
 def reset_command(device: int, aliases: Iterable[str] = ()) -> str:

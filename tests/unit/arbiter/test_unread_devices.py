@@ -191,7 +191,7 @@ async def test_device_is_lost_until_a_reading_succeeds(later: str) -> None:
     ("error", "advice"),
     [
         ("gpu-lost: the GPU has fallen off the bus", "reboot the host"),
-        ("gpu-reset-required: the GPU must be reset", "gpumanctl gpu release -- nvidia-smi --gpu-reset --id=0$"),
+        ("gpu-reset-required: the GPU must be reset", ": sudo gpumanctl gpu release -- nvidia-smi --gpu-reset --id=0$"),
     ],
 )
 async def test_advice_for_a_lost_gpu_resets_no_other_gpu(error: str, advice: str) -> None:
