@@ -285,9 +285,7 @@ class Asked:
 async def test_queries_become_options_of_the_bus() -> None:
     asked = Asked()
     queries = Queries(asked)  # type: ignore[arg-type]
-    await queries.history(
-        {"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""}, UNLIMITED
-    )
+    await queries.history({"consumer": "llm", "kinds": "load,eviction", "since_usec": "5", "until_usec": ""}, UNLIMITED)
     await queries.plan({"consumer": "llm", "priority": "-5", "device": "GPU-1"}, UNLIMITED)
     await queries.plan({"all": "true"}, UNLIMITED)
 

@@ -10,7 +10,7 @@ import pytest
 
 from gpumand.client.errors import Busy, GpumandError, InsufficientVram, LoadFailed
 from gpumand.gateway.console.limited_view import limited_fleet, limited_history, limited_plan, limited_status
-from gpumand.gateway.console.questions import Questions
+from gpumand.gateway.console.questions import Queries
 from gpumand.gateway.console.state_view import StateView
 from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.looking import load_error
@@ -184,8 +184,8 @@ def test_message_of_a_plan_that_is_no_text_is_shown_as_text() -> None:
         StateView.state,
         StateView.requests,
         StateView.shown_listeners,
-        Questions.history,
-        Questions.plan,
+        Queries.history,
+        Queries.plan,
         metrics_page,
     ],
 )
