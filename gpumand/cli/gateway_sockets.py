@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpumand.gateway.access_config import is_remote
 from gpumand.gateway.config import GatewaySettings, ListenerSettings
 
 UNIT_FOLDER = "/etc/systemd/system"
@@ -17,6 +18,8 @@ def _unit(listener: ListenerSettings) -> str:
     addresses = [f"ListenStream={one.removeprefix(_SOCKET_PREFIX).replace('%', '%%')}" for one in listener.listen]
     # Loopback addresses are open to every user too.
     mode = ["SocketMode=0666"] if any(one.startswith(_SOCKET_PREFIX) for one in listener.listen) else []
+    # An address of a bridge, or one from DHCP, may come later at boot than the socket.
+    free_bind = ["FreeBind=yes"] if any(map(is_remote, listener.listen)) else []
     lines = [
         "[Unit]",
         f"Description=VRAM Arbiter Gateway Socket of {listener.name}",
@@ -25,6 +28,7 @@ def _unit(listener: ListenerSettings) -> str:
         "[Socket]",
         *addresses,
         *mode,
+        *free_bind,
         "Service=gpumand-gateway.service",
         f"FileDescriptorName={listener.name}",
         "",

@@ -232,7 +232,9 @@ class HttpTable:
     )
     allow_remote: bool = key(
         Boolean(),
-        "Permission to listen on an address that other hosts can reach. Without it, listen must be a loopback address.",
+        "Permission to listen on an address that other hosts can reach. Without it, listen must be a loopback address. "
+        "gpumand.service drops packets of other hosts: permit their addresses with systemctl edit gpumand, [Service] "
+        "and IPAddressAllow=192.168.1.0/24, and restart it.",
         default=default_of(HttpSettings, "allow_remote"),
     )
 

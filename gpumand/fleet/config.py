@@ -93,7 +93,8 @@ class FleetTable:
     gateway_url: str = key(
         Text("URL", agent_url),
         "URL at which other hosts reach the gateway of this host, such as http://gpu1:8770. Without it, other hosts "
-        "send no requests for models to this host.",
+        "send no requests for models to this host. gpumand-gateway.service drops their packets until IPAddressAllow= "
+        "in a drop-in permits their addresses.",
         default=default_of(FleetConfig, "gateway_url"),
     )
     ca: str = key(_FILE, "File with the certificate of the fleet's own certificate authority (CA).", default="")

@@ -108,7 +108,9 @@ class AccessTable:
     )
     allow_remote: bool = key(
         Boolean(),
-        "Permission to listen at addresses that other hosts can reach. It requires API keys.",
+        "Permission to listen at addresses that other hosts can reach. It requires API keys. Containers with a network "
+        "of their own are other hosts. gpumand-gateway.service drops packets of other hosts: permit their addresses "
+        "with systemctl edit gpumand-gateway, [Service] and IPAddressAllow=172.16.0.0/12, and restart it.",
         default=_DEFAULTS.allow_remote,
     )
 

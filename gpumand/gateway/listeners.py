@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import logging
 import os
@@ -13,12 +14,21 @@ from collections.abc import Mapping, Sequence
 
 from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
-from gpumand.gateway.access_config import SOCKET_PREFIX
+from gpumand.gateway.access_config import SOCKET_PREFIX, is_remote
 from gpumand.gateway.config import ListenerSettings
 from gpumand.gateway.connections import BACKLOG, Acceptor
 from gpumand.gateway.entrance_config import GATEWAY
 
 log = logging.getLogger(__name__)
+
+# linux/in.h and linux/in6.h; the module socket has no names for them.
+_FREEBIND = {
+    socket.AF_INET: (socket.IPPROTO_IP, 15),  # IP_FREEBIND
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),  # IPV6_FREEBIND
+}
+
+_PASSED = "systemd "
+"""Start of the names of sockets that systemd has passed."""
 
 SOCKET_MODE = 0o666
 """Every user of the host may connect, as to a loopback address; the kernel names the user."""
@@ -36,6 +46,15 @@ class Listeners:
         self._acceptor = acceptor
         self._passed = dict(passed)
         self._servers: dict[tuple[str, str], asyncio.Server] = {}
+
+    @property
+    def remote(self) -> tuple[str, ...]:
+        """The IP addresses of the sockets that the gateway has opened itself and that other hosts can reach.
+
+        Those that systemd passes are not among them: the lists of addresses of the gateway's unit do not apply to them.
+        """
+        opened = [one for _, one in self._servers if not one.startswith(_PASSED) and is_remote(one)]
+        return tuple(dict.fromkeys(split_address(one)[0] for one in opened))
 
     @property
     def addresses(self) -> tuple[tuple[str, str], ...]:
@@ -85,13 +104,13 @@ class Listeners:
 
     async def _open(self, name: str, address: str, allow_remote: bool) -> asyncio.Server:
         listener = self._passed_socket(name, address) or _bound(name, address)
-        is_remote = listener.family != socket.AF_UNIX and not _is_loopback(listener)
-        if is_remote and not allow_remote:
+        is_open = listener.family != socket.AF_UNIX and not _is_loopback(listener)
+        if is_open and not allow_remote:
             listener.close()
             text = f"the socket of {name} is reachable from other hosts. Use a loopback address, or set allow_remote"
             raise ConfigInvalid(f"{_key(name)}: {text}")
         log.info("%s: listening on %s", name, address)
-        return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX and not is_remote)
+        return await self._acceptor.open(listener, name, listener.family != socket.AF_UNIX and not is_open)
 
     def _passed_socket(self, name: str, address: str) -> socket.socket | None:
         found = next((one for one in self._passed.get(name, ()) if address == _passed_name(one)), None)
@@ -114,9 +133,9 @@ def _passed_name(listener: socket.socket) -> str:
     """The name of a socket that systemd passed; it differs from an address that the gateway has bound itself."""
     name = listener.getsockname()
     if listener.family == socket.AF_UNIX:
-        return f"systemd {SOCKET_PREFIX}{name}"
+        return f"{_PASSED}{SOCKET_PREFIX}{name}"
     host = f"[{name[0]}]" if listener.family == socket.AF_INET6 else name[0]
-    return f"systemd {host}:{name[1]}"
+    return f"{_PASSED}{host}:{name[1]}"
 
 
 def _comparable(address: str) -> str:
@@ -148,12 +167,26 @@ def _bound_tcp(address: str) -> socket.socket:
     try:
         # Otherwise bind fails after a restart as long as connections of the former process are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        _bind(listener, host, port)
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
     return listener
+
+
+def _bind(listener: socket.socket, host: str, port: int) -> None:
+    """Bind to an address that this host has, or may have later. Raises OSError."""
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        # At boot the address of a bridge, or one from DHCP, may come after the gateway. A refusal would keep all
+        # listeners down, since systemd does not restart the gateway after an invalid configuration.
+        listener.setsockopt(*_FREEBIND[socket.AddressFamily(listener.family)], 1)
+        listener.bind((host, port))
+        log.warning("%s is no address of this host at present: clients get an answer there once it is", host)
 
 
 def _bound_path(path: str) -> socket.socket:

@@ -116,6 +116,7 @@ class GatewayService:
         self._console: Console | None = None
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
+        self._warning: asyncio.Task[None] | None = None
 
     def _handler(self) -> Gateway:
         parts = Parts(
@@ -194,6 +195,17 @@ class GatewayService:
         await self._take_over.start(self._store)
         await self._listeners.configure(self._all_listeners(), allow_remote=self.settings.allow_remote)
         self._home.start()
+        self._warn_of_blocked_clients()
+
+    def _warn_of_blocked_clients(self) -> None:
+        if not (remote := self._listeners.remote):
+            return
+        from gpumand.gateway.blocked_clients import warn_of_blocked_clients
+
+        if self._warning is not None:
+            self._warning.cancel()
+        # A task of its own, since the gateway serves whether systemd answers or not.
+        self._warning = asyncio.ensure_future(warn_of_blocked_clients(self._options.bus, remote))
 
     async def reload(self) -> None:
         """Take over a changed configuration; requests in flight go on. Raises ConfigInvalid, and changes nothing."""
@@ -213,6 +225,7 @@ class GatewayService:
         self._acceptor.max_connections = settings.max_connections
         self._arbiter.ttl_sec = settings.lease_ttl_sec
         self._leases.configure(_lease_settings(settings))
+        self._warn_of_blocked_clients()
 
     async def stop(self) -> None:
         """Let requests in flight end for a while, then end them; the leases are released last.
@@ -220,6 +233,9 @@ class GatewayService:
         The leases of held jobs are not released: the next process takes them over, or they end by themselves.
         """
         self._listeners.close()
+        if self._warning is not None:
+            self._warning.cancel()
+            await asyncio.gather(self._warning, return_exceptions=True)
         if self._console is not None:
             await self._console.close()
         # A client whose connection was accepted has no other gateway to send its request to.

@@ -1,4 +1,4 @@
-"""Finds out whether systemd will start this process again after the current stop.
+"""Asks systemd about the unit of this process: whether it is started again after a stop, and which addresses it admits.
 
 SIGTERM does not show whether a stop or a restart causes it. systemd knows: the job of the unit is "stop" or "restart",
 and if something other than systemd sent the signal, the unit has no job.
@@ -13,6 +13,7 @@ from typing import Any
 
 from gpumand.bus.connection import BusConnection, BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE, SYSTEMD_UNIT
+from gpumand.domain.ip_access import networks_of
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,16 @@ async def is_restart(bus: BusConnection) -> bool:
         return False
 
 
+async def ip_lists(bus: BusConnection) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The networks of IPAddressAllow= and IPAddressDeny= of the unit of this process.
+
+    Raises:
+        BusError: systemd does not answer, or this process was not started as a unit.
+        BusLost: the connection is gone.
+    """
+    return await _OwnUnitQuery(bus).ip_lists()
+
+
 class _OwnUnitQuery:
     """Queries systemd about this process's own unit. All methods raise BusError and BusLost."""
 
@@ -58,6 +69,12 @@ class _OwnUnitQuery:
         path = await self._own_path()
         is_shutdown = await self._get(SYSTEMD_PATH, SYSTEMD_MANAGER, "SystemState") == "stopping"
         return path != "" and not is_shutdown and await self._job_type(path) == "restart"
+
+    async def ip_lists(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        if not (path := await self._own_path()):
+            return (), ()
+        allow = await self._get(path, SYSTEMD_SERVICE, "IPAddressAllow")
+        return networks_of(allow), networks_of(await self._get(path, SYSTEMD_SERVICE, "IPAddressDeny"))
 
     async def _own_path(self) -> str:
         """The unit whose main process this is; "" if it was started manually by a process of another unit."""

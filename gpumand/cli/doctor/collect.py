@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from gpumand.cli.client import Client
 from gpumand.cli.doctor import host
 from gpumand.cli.doctor.checks.container_engines import ENGINE_UNITS
 from gpumand.cli.doctor.checks.containers import HELPER
+from gpumand.cli.doctor.checks.gateway import SERVICE as GATEWAY
 from gpumand.cli.doctor.containers import with_container_facts
 from gpumand.cli.doctor.dmem import read_dmem, unread_cards
 from gpumand.cli.doctor.facts import Bus, ContainerFacts, Entry, Facts, UnitFacts
@@ -39,6 +39,7 @@ from gpumand.cli.packages import ELSEWHERE, OWN, Packages, read_packages
 from gpumand.cli.session import connected
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
+from gpumand.domain.ip_access import networks_of
 from gpumand.vram import FACTORIES
 from gpumand.vram.detection import host_root, known_sources, nvidia_cards
 
@@ -209,13 +210,18 @@ async def _query_systemd(bus: BusConnection, facts: Facts) -> Facts:
 
     wanted = sorted(set(facts.unit_names.values()))
     try:
-        service, helper, *units = await asyncio.gather(*map(read_unit, (SERVICE, HELPER, *ENGINE_UNITS, *wanted)))
+        names = (SERVICE, GATEWAY, HELPER, *ENGINE_UNITS, *wanted)
+        service, gateway, helper, *units = await asyncio.gather(*map(read_unit, names))
     except (BusError, BusLost) as error:
         return replace(facts, units_error=f"the query to systemd failed: {error}")
     engines = dict(zip(ENGINE_UNITS, units, strict=False))
     units_by_name = dict(zip(wanted, units[len(ENGINE_UNITS) :], strict=True))
     return replace(
-        facts, service=service, units=units_by_name, containers=ContainerFacts(helper=helper, engines=engines)
+        facts,
+        service=service,
+        gateway_unit=gateway,
+        units=units_by_name,
+        containers=ContainerFacts(helper=helper, engines=engines),
     )
 
 
@@ -255,15 +261,6 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
         restart=str(service.get("Restart", "")),
         kill_mode=str(service.get("KillMode", "")),
         result=str(service.get("Result", "")),
-        ip_allow=_networks(service.get("IPAddressAllow")),
-        ip_deny=_networks(service.get("IPAddressDeny")),
+        ip_allow=networks_of(service.get("IPAddressAllow")),
+        ip_deny=networks_of(service.get("IPAddressDeny")),
     )
-
-
-def _networks(value: Any) -> tuple[str, ...]:
-    """Networks of systemd's property: a list of (address family, bytes of the address, prefix length)."""
-    found = []
-    for one in value if isinstance(value, list) else []:
-        with suppress(ValueError, TypeError, IndexError):
-            found.append(f"{ip_address(bytes(one[1]))}/{int(one[2])}")
-    return tuple(found)

@@ -213,6 +213,7 @@ class GatewayFacts:
         open: the addresses at which the running gateway listens, by listener; None when it does not answer.
         error: why it does not answer; "" when it does.
         sockets: the listening sockets of this host, as address, port, and command of the process ("" when unknown).
+        remote: its configured addresses that other hosts can reach, those of its own listener included.
     """
 
     file: str
@@ -221,6 +222,7 @@ class GatewayFacts:
     open: Mapping[str, tuple[str, ...]] | None = None
     error: str = ""
     sockets: tuple[tuple[str, int, str], ...] = ()
+    remote: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +239,7 @@ class Facts:
         learned: measured values by consumer.
         failed_evictions: the last failed evictions, as history entries.
         service: gpumand.service itself.
+        gateway_unit: gpumand-gateway.service; None where systemd could not be asked.
         units: units of consumers, by configured name.
         units_error: why systemd could not be queried; "" when it could.
         missing_files: files of the package that are missing.
@@ -260,6 +263,7 @@ class Facts:
     learned: Mapping[str, Entry] = field(default_factory=dict)
     failed_evictions: tuple[Entry, ...] = ()
     service: UnitFacts | None = None
+    gateway_unit: UnitFacts | None = None
     units: Mapping[str, UnitFacts] = field(default_factory=dict)
     units_error: str = ""
     missing_files: tuple[str, ...] = ()

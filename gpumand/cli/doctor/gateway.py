@@ -11,11 +11,14 @@ from gpumand.config import ConfigProblems
 from gpumand.config.validators import split_address
 from gpumand.discovery.processes import command_line
 from gpumand.discovery.sockets import listeners
+from gpumand.gateway.access_config import is_remote
 from gpumand.gateway.config import DEFAULT_FILE, ListenerSettings, load
 
 
 def read_gateway(file: Path = DEFAULT_FILE, address: str = SYSTEM_SOCKET) -> GatewayFacts | None:
-    """Return the facts about the gateway; None if it has no listeners. This blocks, for a few seconds at most.
+    """Return the facts about the gateway; None if it has no listeners and no address that other hosts can reach.
+
+    This blocks, for a few seconds at most.
 
     Args:
         file: its configuration.
@@ -27,13 +30,15 @@ def read_gateway(file: Path = DEFAULT_FILE, address: str = SYSTEM_SOCKET) -> Gat
         settings = load(file)
     except ConfigProblems as error:
         return GatewayFacts(str(file), tuple(map(str, error.problems)))
-    if not settings.listeners:
+    addresses = (address for one in settings.all_listeners().values() for address in one.listen)
+    remote = tuple(dict.fromkeys(filter(is_remote, addresses)))
+    if not settings.listeners and not remote:
         return None
     opened, error_text = _opened(address)
     configured = tuple(map(_listener, settings.listeners.values()))
     ports = {port for one in configured for _, port in one.addresses}
     found = [(one.address, one.port, command_line(one.pid) if one.port in ports else "") for one in listeners()[0]]
-    return GatewayFacts(str(file), (), configured, opened, error_text, tuple(found))
+    return GatewayFacts(str(file), (), configured, opened, error_text, tuple(found), remote)
 
 
 def _listener(settings: ListenerSettings) -> GatewayListener:

@@ -42,7 +42,8 @@ def fleet_toml(plan: HostPlan, folders: Folders) -> str:
     values |= {"ca": str(folders.host.ca), "certificate": str(folders.host.certificate), "key": str(folders.host.key)}
     lines = ["# Written by gpumanctl fleet. See fleet.toml(5).", "[fleet]", *_lines(values)]
     if not plan.gateway_url:
-        lines.append("# Where other hosts reach the gateway of this host, which must listen there:")
+        lines.append("# Where other hosts reach the gateway of this host, which must listen there. Its unit must")
+        lines.append("# permit their addresses: systemctl edit gpumand-gateway, with [Service] and IPAddressAllow=")
         lines.append(f'# gateway_url = "http://{_authority(plan.url)}:8770"')
     if plan.endpoints or plan.domain:
         members = {"endpoints": list(plan.endpoints)} if plan.endpoints else {"domain": plan.domain}

@@ -51,6 +51,8 @@ def narrowing(swap: Swap) -> str:
     """What clients on other hosts lose by a swap."""
     return (
         f"{clean(swap.consumer)}: other hosts and containers reach it now; afterwards only this host does. "
+        "To let them use the gateway, add an address that they reach to listen, set allow_remote, create keys, and "
+        "permit their addresses: systemctl edit gpumand-gateway, with [Service] and IPAddressAllow=172.16.0.0/12. "
         'See "Other hosts" in the guide of the gateway.'
     )
 

@@ -15,6 +15,7 @@ from gpumand.cli.doctor.checks import (
     dmem,
     driver,
     gateway,
+    other_hosts,
     permissions,
     units,
 )
@@ -113,6 +114,7 @@ CHECKS: dict[str, Check] = {
     "version": Check(daemon.version, _has_status, "daemon"),
     "other daemons": Check(daemon.other_daemons, _is_standard_bus, "daemon"),
     "readings": Check(daemon.degraded, _has_status, "driver"),
+    "other hosts at [http]": Check(other_hosts.at_status_address, _has_settings, "daemon"),
     "configuration": Check(configuration.files, _always, "configuration"),
     "reload": Check(configuration.reload, _has_status, "configuration"),
     "footprints": Check(configuration.footprints, _has_status, "footprints"),
@@ -145,6 +147,7 @@ CHECKS: dict[str, Check] = {
     "container ports": Check(containers.ports, _has_settings, "containers"),
     "gateway": Check(gateway.reachable, _has_gateway, "gateway"),
     "gateway listeners": Check(gateway.listeners, _has_gateway, "gateway"),
+    "other hosts at the gateway": Check(other_hosts.at_gateway, _has_gateway, "gateway"),
     "services behind the gateway": Check(gateway.services, _has_gateway, "gateway"),
     "attribution": Check(consumers.attribution, _has_consumers, "consumers"),
 }

@@ -20,7 +20,7 @@ def reachable(facts: Facts) -> Iterator[Finding]:
     for line in gateway.problems:
         yield problem(f"the configuration of the gateway is invalid: {line}", "", facts.systemctl(f"reload {SERVICE}"))
     if gateway.error:
-        why = f"clients of {', '.join(one.name for one in gateway.listeners)} get no answer"
+        why = f"clients of {', '.join(one.name for one in gateway.listeners) or 'its address'} get no answer"
         yield problem(gateway.error, why, facts.systemctl(f"restart {SERVICE}"))
 
 

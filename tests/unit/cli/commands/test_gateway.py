@@ -168,6 +168,20 @@ def test_socket_units_have_the_listeners_addresses_and_names(tmp_path: Path) -> 
     assert "systemctl enable --now gpumand-gateway-comfyui.socket" in result.output
 
 
+def test_socket_unit_for_other_hosts_is_opened_before_its_address_exists(tmp_path: Path) -> None:
+    file, keys = tmp_path / "gateway.toml", tmp_path / "keys.toml"
+    keys.write_text(f'[keys.a]\nsha256 = "{"0" * 64}"\n', encoding="utf-8")
+    file.write_text(
+        f'[gateway]\nallow_remote = true\nkeys_file = "{keys}"\n'
+        '[gateway.listeners.near]\nlisten = ["127.0.0.1:1", "unix:/run/x.sock"]\n'
+        '[gateway.listeners.far]\nlisten = ["127.0.0.1:2", "172.17.0.1:2"]\n',
+        encoding="utf-8",
+    )
+    units = json.loads(run("sockets", "--json", "--config", str(file)).output)
+    with_free_bind = [name for name, text in units.items() if "FreeBind=yes" in text.splitlines()]
+    assert with_free_bind == ["gpumand-gateway-far.socket"]
+
+
 def test_sockets_without_listeners_and_with_errors_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text("", encoding="utf-8")

@@ -13,7 +13,8 @@ from gpumand.cli.doctor.facts import Configuration, Facts, GatewayFacts, Gateway
 from gpumand.cli.doctor.finding import Severity
 from gpumand.cli.doctor.gateway import read_gateway
 from gpumand.domain.consumer import ConsumerSpec, Settings
-from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding
+from gpumand.domain.output_settings import HttpSettings
+from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, only_finding, unit
 
 LISTENER = GatewayListener("ollama", "ollama", (("127.0.0.1", 11434),))
 OPEN = {"ollama": ("127.0.0.1:11434",)}
@@ -98,3 +99,61 @@ def test_facts_are_read_from_the_file_and_from_the_host(tmp_path: Path) -> None:
     facts = read_gateway(file, nothing_there)
     assert facts is not None
     assert "nonsense" in facts.problems[0]
+
+
+CLOSED: dict[str, Any] = {"ip_allow": ("127.0.0.0/8", "::1/128"), "ip_deny": ("0.0.0.0/0", "::/0")}
+REMOTE: dict[str, Any] = {"remote": ("172.17.0.1:11434",), "open": {"ollama": ("127.0.0.1:11434", "172.17.0.1:11434")}}
+AT_GATEWAY, AT_STATUS = "other hosts at the gateway", "other hosts at [http]"
+
+
+def test_listener_for_containers_whose_unit_lets_none_in_is_a_problem_with_the_drop_in() -> None:
+    facts = replace(host(**REMOTE), gateway_unit=unit("gpumand-gateway.service", **CLOSED))
+    (found,) = findings(facts, AT_GATEWAY)
+    assert (found.severity, "172.17.0.1:11434" in found.what, "time out" in found.why) == (Severity.PROBLEM, True, True)
+    assert "systemctl edit gpumand-gateway   # [Service] IPAddressAllow=172.16.0.0/12" in found.fix
+    assert "systemctl restart gpumand-gateway" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("gateway", "lists"),
+    [
+        (REMOTE, {**CLOSED, "ip_allow": ("127.0.0.0/8", "172.16.0.0/12")}),
+        (REMOTE, {}),
+        ({**REMOTE, "open": {"ollama": ("systemd 172.17.0.1:11434",)}}, CLOSED),
+        ({}, CLOSED),
+    ],
+    ids=["with the drop-in", "without lists", "socket of systemd", "loopback only"],
+)
+def test_listener_that_other_hosts_reach_has_no_finding(gateway: dict[str, Any], lists: dict[str, Any]) -> None:
+    facts = replace(host(**gateway), gateway_unit=unit("gpumand-gateway.service", **lists))
+    assert findings(facts, AT_GATEWAY) == []
+
+
+def test_gateway_that_does_not_run_is_judged_by_its_configuration() -> None:
+    facts = replace(host(**{**REMOTE, "open": None}), gateway_unit=unit("gpumand-gateway.service", **CLOSED))
+    assert len(findings(facts, AT_GATEWAY)) == 1
+    assert findings(replace(facts, gateway_unit=None), AT_GATEWAY) == []
+
+
+@pytest.mark.parametrize(("listen", "count"), [("192.168.1.5:9876", 1), ("127.0.0.1:9876", 0), ("", 0)])
+def test_status_address_for_other_hosts_is_judged_by_the_unit_of_gpumand(listen: str, count: int) -> None:
+    settings = Settings(http=HttpSettings(listen, allow_remote=True))
+    facts = replace(
+        HEALTHY, config=replace(HEALTHY.config, settings=settings), service=unit("gpumand.service", **CLOSED)
+    )
+    found = findings(facts, AT_STATUS)
+    assert len(found) == count
+    assert all("systemctl edit gpumand   # [Service] IPAddressAllow=192.168.1.0/24" in one.fix for one in found)
+    assert findings(replace(facts, service=unit("gpumand.service")), AT_STATUS) == []
+
+
+def test_own_address_of_the_gateway_counts_without_any_listener(tmp_path: Path) -> None:
+    file, keys = tmp_path / "gateway.toml", tmp_path / "keys.toml"
+    keys.write_text(f'[keys.a]\nsha256 = "{"0" * 64}"\n', encoding="utf-8")
+    file.write_text(
+        f'[gateway]\nlisten = ["127.0.0.1:8770", "172.17.0.1:8770"]\nallow_remote = true\nkeys_file = "{keys}"\n',
+        encoding="utf-8",
+    )
+    facts = read_gateway(file, f"unix:{tmp_path}/none.sock")
+    assert facts is not None
+    assert (facts.remote, facts.listeners) == (("172.17.0.1:8770",), ())

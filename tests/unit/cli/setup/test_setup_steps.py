@@ -268,7 +268,9 @@ def test_a_service_that_other_hosts_use_is_not_moved_without_a_question(
     monkeypatch.setattr(gateway_step, "Places", lambda: places)
     found = exposed(tmp_path)
     gateway_step.explain(found, quiet)
-    assert "open: other hosts and containers reach it now; afterwards only this host does." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "open: other hosts and containers reach it now; afterwards only this host does." in said
+    assert "systemctl edit gpumand-gateway, with [Service] and IPAddressAllow=172.16.0.0/12" in " ".join(said.split())
 
     kept = gateway_step.permitted(found, quiet)
 
