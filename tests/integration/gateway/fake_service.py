@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import inspect
 import json
 from collections.abc import AsyncIterator
@@ -18,6 +19,16 @@ RUNNER_KEYS = inspect.signature(web.BaseRunner.__init__).parameters
 QUICK_END: dict[str, Any] = {"shutdown_timeout": 0.1} if "shutdown_timeout" in RUNNER_KEYS else {}
 """Debian 12's aiohttp ends connections at once, and does not know the key."""
 
+PACKED = gzip.compress(b"compressed words " * 20_000, mtime=0)
+"""An answer that is much smaller than its content."""
+
+PACKED_HEADERS = {
+    "Content-Type": "application/json",
+    "Content-Encoding": "gzip",
+    "Vary": "Accept-Encoding",
+    "ETag": 'W/"17"',
+}
+
 
 class FakeService:
     """A server in the test's process, which can be stopped and started at the same port.
@@ -26,6 +37,7 @@ class FakeService:
         seen: method, path and headers of each request.
         jobs: number of jobs that the busy check reports.
         busy_answer: status and body of the busy check instead; None = as ``jobs`` says.
+        bodies_as_sent: the bodies of requests to /packed and /object_info, which are not decompressed.
         sockets: WebSockets that are open.
     """
 
@@ -34,6 +46,7 @@ class FakeService:
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self.jobs = 0
         self.busy_answer: tuple[int, str] | None = None
+        self.bodies_as_sent: list[bytes] = []
         self.uploaded = 0
         self.cancelled = 0
         self.sockets: set[web.WebSocketResponse] = set()
@@ -53,7 +66,7 @@ class FakeService:
         """Listen; a second start uses the same port."""
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, max_field_size=65536, **QUICK_END)
+        self._runner = web.AppRunner(app, access_log=None, max_field_size=65536, auto_decompress=False, **QUICK_END)
         await self._runner.setup()
         if self._path is not None:
             await web.UnixSite(self._runner, str(self._path)).start()
@@ -83,6 +96,9 @@ class FakeService:
             "/stream": self._stream,
             "/redirect": self._redirect,
             "/cut": self._cut,
+            "/gone": self._gone,
+            "/packed": self._packed,
+            "/object_info": self._packed,
             "/session": self._session,
         }.get(request.path, self._echo)
         try:
@@ -156,6 +172,16 @@ class FakeService:
         assert request.transport is not None
         request.transport.abort()
         return response
+
+    async def _gone(self, request: web.Request) -> web.StreamResponse:
+        await request.read()
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def _packed(self, request: web.Request) -> web.StreamResponse:
+        self.bodies_as_sent.append(await request.read())
+        return web.Response(body=PACKED, headers=PACKED_HEADERS)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(protocols=("chat",))

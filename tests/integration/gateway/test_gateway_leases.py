@@ -16,6 +16,7 @@ from tests.integration.live import Client, bare_host, live_host, wait_until
 from tests.integration.service_manager.host import FakeHost
 
 BIG = {"llm": 14000, "embed": 14000}
+SMALL = {"llm": 6000, "embed": 6000}
 
 
 async def has_no_queue(client: Client) -> bool:
@@ -86,11 +87,23 @@ async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int], seco
             statuses.append(await work(session, gateway.url(name), seconds))
 
 
-@pytest.mark.parametrize("scheduler", ["min_turn_sec = 0", 'min_turn_sec = "auto"'])
-async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(tmp_path: Path, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "sizes"),
+    [
+        ("min_turn_sec = 0", BIG),
+        ('min_turn_sec = "auto"', BIG),
+        ("concurrent_leases = 1", BIG),
+        # Both fit, so that only the strict lock makes one wait for the other.
+        ("concurrent_leases = 1", SMALL),
+        ('concurrent_leases = 1\nmin_turn_sec = "auto"', SMALL),
+    ],
+)
+async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(
+    tmp_path: Path, scheduler: str, sizes: dict[str, int]
+) -> None:
     async with (
-        live_host(tmp_path, BIG, scheduler=scheduler) as host,
-        live_gateway(host, dict.fromkeys(BIG, "")) as gateway,
+        live_host(tmp_path, sizes, scheduler=scheduler) as host,
+        live_gateway(host, dict.fromkeys(sizes, "")) as gateway,
         http() as session,
     ):
         statuses: list[int] = []
