@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import anthropic
 import httpx
 import ollama
 import openai
 import pytest
 
+from gpumand.gateway.entrance_config import GATEWAY
 from tests.integration.gateway.entrance import Entrance, entrance
+from tests.integration.gateway.live_gateway import LiveGateway, free_port, http
+from tests.integration.live import Client, bare_host, table, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 NODE = Path(__file__).parent / "node"
@@ -61,6 +65,43 @@ async def untuned(tmp_path: Path) -> AsyncIterator[Entrance]:
     async with entrance(tmp_path) as made:
         await made.get("/v1/models")
         yield made
+
+
+@dataclass
+class SlowLoad:
+    """The own address of a gateway with default settings, in front of a model whose load is long.
+
+    Attributes:
+        url: the own address.
+    """
+
+    control: Client
+    session: aiohttp.ClientSession
+    url: str
+
+    async def is_loading(self) -> bool:
+        """Whether the model is being loaded."""
+        return bool((await self.control.consumer("slow"))["residency"] == "loading")
+
+
+@pytest.fixture
+async def slow(tmp_path: Path) -> AsyncIterator[SlowLoad]:
+    """A model that is loaded for a while when the first request comes."""
+    async with bare_host(tmp_path) as host, http() as session:
+        host.configure(table(await host.launch("slow", 9000, "--load-sec", str(LENGTHS.load)), 9000))
+        await host.start()
+        port = free_port()
+        own = f'listen = "127.0.0.1:{port}"\n[gateway.listeners.slow]\npreset = "llama-server"\n'
+        gateway = LiveGateway(host, {}, own)
+        gateway.ports[GATEWAY] = port
+        control = await host.client()
+        await gateway.start()
+        try:
+            yield SlowLoad(control, session, gateway.url(GATEWAY))
+        finally:
+            await gateway.end()
+            await control.close()
+    assert "Traceback" not in gateway.log, gateway.log[-6000:]
 
 
 def test_guide_has_the_settings_of_the_full_length() -> None:
@@ -108,6 +149,37 @@ async def test_openai_for_python(untuned: Entrance) -> None:
     assert found == ["hello", "hello", [0.5]]
     assert models == ["qwen3", "org/phi-4", "gemma3:latest", "qwen3:8b"]
     assert (one.id, speech.text) == ("org/phi-4", "words")
+
+
+async def test_openai_for_python_while_the_model_is_loaded(slow: SlowLoad) -> None:
+    timeout = openai.Timeout(120, read=LENGTHS.limit)
+    client = openai.AsyncOpenAI(base_url=f"{slow.url}/v1", api_key="none", timeout=timeout, max_retries=0)
+
+    async def stream() -> str:
+        parts = await client.chat.completions.create(model="slow", messages=MESSAGES, stream=True)
+        return "".join([part.choices[0].delta.content or "" async for part in parts])
+
+    async def plain() -> str | None:
+        found = await client.chat.completions.create(model="slow", messages=MESSAGES)
+        return found.choices[0].message.content
+
+    async def signs_of_life() -> list[str]:
+        headers = {"X-Stainless-Read-Timeout": str(LENGTHS.limit)}
+        chat = {"model": "slow", "messages": MESSAGES, "stream": True}
+        async with slow.session.post(f"{slow.url}/v1/chat/completions", json=chat, headers=headers) as answer:
+            return [line for line in (await answer.text()).splitlines() if line.startswith(":")]
+
+    async with client:
+        began = asyncio.get_running_loop().time()
+        working = [asyncio.ensure_future(one()) for one in (stream, plain, signs_of_life)]
+        await wait_until("the model is being loaded", slow.is_loading)
+        assert not any(one.done() for one in working)
+        *texts, comments = await asyncio.gather(*working)
+        seconds = asyncio.get_running_loop().time() - began
+
+    assert texts == ["slow says hello", "slow says hello"]
+    assert seconds > LENGTHS.limit, "the load was longer than the silence that the client tolerates"
+    assert any("is being loaded" in one for one in comments), comments
 
 
 async def test_anthropic_for_python(untuned: Entrance) -> None:
