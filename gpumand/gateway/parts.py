@@ -146,7 +146,7 @@ class Parts:
             return f"Waiting for gpumand: {absence}"
         waiting, total = await self.status.place(consumer)
         if waiting is not None and waiting.waiting_for:
-            return f"{consumer}: place {waiting.position} of {total} in the queue, waiting for {waiting.waiting_for}"
+            return f"{consumer}: place {waiting.position} of {total} in the queue: {waiting.waiting_for}"
         found = await self.status.consumer(consumer, CURRENT_SEC)
         doing = found.doing if found else ""
         return f"{consumer}: {doing or 'waiting for its turn'}"

@@ -179,7 +179,7 @@ async def test_openai_for_python_while_the_model_is_loaded(slow: SlowLoad) -> No
 
     assert texts == ["slow says hello", "slow says hello"]
     assert seconds > LENGTHS.limit, "the load was longer than the silence that the client tolerates"
-    assert any("is being loaded" in one for one in comments), comments
+    assert ": slow: place 1 of 1 in the queue: it is being loaded" in comments
 
 
 async def test_anthropic_for_python(untuned: Entrance) -> None:

@@ -171,7 +171,7 @@ async def test_wait_that_is_too_long_ends_in_the_form_of_the_api(tmp_path: Path)
     assert all(one[1]["x-gpumand"] == "refused" for one in (openai, anthropic, ollama, plain))
     error = json.loads(openai[2])["error"]
     assert (error["code"], error["param"]) == ("gpu_busy", None)
-    assert "Timed out after 0.5 s. fake: place 1 of 1 in the queue, waiting for" in error["message"]
+    assert "Timed out after 0.5 s. fake: place 1 of 1 in the queue: fake needs " in error["message"]
     assert json.loads(anthropic[2])["error"]["type"] == "overloaded_error"
     assert json.loads(ollama[2])["error"].startswith("Timed out")
     assert plain[2].startswith(b"Timed out")
