@@ -39,7 +39,7 @@ async def reason(client: Client) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(
     ("client", "text", "looks"),
     [
-        (Client("root"), "llm: place 1 of 1 in the queue, waiting for bob, who renders", ["place"]),
+        (Client("root"), "llm: place 1 of 1 in the queue: bob, who renders", ["place"]),
         (Client("lena", consumers=frozenset({"llm"})), f"llm: waiting for {IN_USE}", ["place", "place"]),
     ],
 )
