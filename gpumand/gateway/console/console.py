@@ -13,7 +13,7 @@ from gpumand.gateway.console.events import EventStreams
 from gpumand.gateway.console.feed import BusSource, Feed
 from gpumand.gateway.console.limited_view import limited_fleet, names_in
 from gpumand.gateway.console.paths import METRICS, PREFIX
-from gpumand.gateway.console.questions import Queries
+from gpumand.gateway.console.queries import Queries
 from gpumand.gateway.console.rights import check_change, check_site
 from gpumand.gateway.console.site import Site
 from gpumand.gateway.console.state_view import StateView

@@ -121,17 +121,29 @@ async def through_a_load(made: Entrance, *calls: Callable[[], Awaitable[Any]]) -
     return list(await asyncio.gather(*working))
 
 
-async def test_openai_for_python(untuned: Entrance) -> None:
+def openai_client(url: str) -> openai.AsyncOpenAI:
     timeout = openai.Timeout(120, read=LENGTHS.limit)
-    client = openai.AsyncOpenAI(base_url=f"{untuned.url}/v1", api_key="none", timeout=timeout, max_retries=0)
+    return openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=timeout, max_retries=0)
+
+
+def chats(
+    client: openai.AsyncOpenAI, model: str
+) -> tuple[Callable[[], Awaitable[str]], Callable[[], Awaitable[str | None]]]:
+    """One chat as a stream, and one whose answer comes whole."""
 
     async def stream() -> str:
-        parts = await client.chat.completions.create(model="qwen3", messages=MESSAGES, stream=True)
+        parts = await client.chat.completions.create(model=model, messages=MESSAGES, stream=True)
         return "".join([part.choices[0].delta.content or "" async for part in parts])
 
     async def plain() -> str | None:
-        found = await client.chat.completions.create(model="qwen3", messages=MESSAGES)
+        found = await client.chat.completions.create(model=model, messages=MESSAGES)
         return found.choices[0].message.content
+
+    return stream, plain
+
+
+async def test_openai_for_python(untuned: Entrance) -> None:
+    client = openai_client(untuned.url)
 
     async def embedding() -> list[float]:
         return (
@@ -139,7 +151,7 @@ async def test_openai_for_python(untuned: Entrance) -> None:
         )
 
     async with client:
-        found = await through_a_load(untuned, stream, plain, embedding)
+        found = await through_a_load(untuned, *chats(client, "qwen3"), embedding)
         models = [one.id async for one in await client.models.list()]
         one = await client.models.retrieve("org/phi-4")
         speech = await client.audio.transcriptions.create(model="qwen3", file=("a.wav", b"x" * 3_000_000))
@@ -152,16 +164,7 @@ async def test_openai_for_python(untuned: Entrance) -> None:
 
 
 async def test_openai_for_python_while_the_model_is_loaded(slow: SlowLoad) -> None:
-    timeout = openai.Timeout(120, read=LENGTHS.limit)
-    client = openai.AsyncOpenAI(base_url=f"{slow.url}/v1", api_key="none", timeout=timeout, max_retries=0)
-
-    async def stream() -> str:
-        parts = await client.chat.completions.create(model="slow", messages=MESSAGES, stream=True)
-        return "".join([part.choices[0].delta.content or "" async for part in parts])
-
-    async def plain() -> str | None:
-        found = await client.chat.completions.create(model="slow", messages=MESSAGES)
-        return found.choices[0].message.content
+    client = openai_client(slow.url)
 
     async def signs_of_life() -> list[str]:
         headers = {"X-Stainless-Read-Timeout": str(LENGTHS.limit)}
@@ -171,7 +174,7 @@ async def test_openai_for_python_while_the_model_is_loaded(slow: SlowLoad) -> No
 
     async with client:
         began = asyncio.get_running_loop().time()
-        working = [asyncio.ensure_future(one()) for one in (stream, plain, signs_of_life)]
+        working = [asyncio.ensure_future(one()) for one in (*chats(client, "slow"), signs_of_life)]
         await wait_until("the model is being loaded", slow.is_loading)
         assert not any(one.done() for one in working)
         *texts, comments = await asyncio.gather(*working)

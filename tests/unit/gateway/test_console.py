@@ -15,7 +15,7 @@ from gpumand.gateway.console import feed as feeds
 from gpumand.gateway.console.actions import refused_by
 from gpumand.gateway.console.events import EventStreams, Page, event
 from gpumand.gateway.console.feed import Feed, Reading, plain
-from gpumand.gateway.console.questions import Queries
+from gpumand.gateway.console.queries import Queries
 from gpumand.gateway.console.rights import check_change, require_administrator, require_use
 from gpumand.gateway.console.state_view import MAX_REQUESTS, UNLIMITED, ShownListener, StateView
 from gpumand.gateway.headers import Origin

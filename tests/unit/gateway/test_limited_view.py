@@ -10,7 +10,7 @@ import pytest
 
 from gpumand.client.errors import Busy, GpumandError, InsufficientVram, LoadFailed
 from gpumand.gateway.console.limited_view import limited_fleet, limited_history, limited_plan, limited_status
-from gpumand.gateway.console.questions import Queries
+from gpumand.gateway.console.queries import Queries
 from gpumand.gateway.console.state_view import StateView
 from gpumand.gateway.job_ends import JobEnd
 from gpumand.gateway.looking import load_error
