@@ -9,13 +9,14 @@ from random import Random
 
 from benchmarks.table import Row, median
 from gpumand.domain import queue_policy
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, Residency, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import QueueEntry
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 
 CONSUMERS = (10, 50, 100, 1_000, 10_000)

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from benchmarks.environment import TOTAL_MIB, announcement_folder, running_daemon, unwrap
 from benchmarks.table import Row, median
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, SchedulerSettings
 from gpumand.domain.decision import Requirement
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 from gpumand.testing.vram_announcement import Announcement
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, remainder, shared_units
-from gpumand.domain.consumer import STOPPING, BusyRoute, ConsumerSpec, EvictionMethod, Residency, UnitActivity
+from gpumand.domain.consumer import STOPPING, BusyRoute, ConsumerSpec, EvictionMethod, UnitActivity
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
 from gpumand.domain.orphans import describe_orphans
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import IN_VRAM, ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 

@@ -7,13 +7,13 @@ from gpumand.arbiter.limits import lease_limit_error, queue_limit_error
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.work_gate import WorkGate
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import GpumandError, InvalidArgs, ShuttingDown
 from gpumand.domain.events import RequestRefused
 from gpumand.domain.lease import LeaseLifetime, Owner
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.request import AcquireOptions
 from gpumand.domain.reservation import PUBLIC_LABEL, public_name
+from gpumand.domain.residency_states import Residency
 
 
 class Admission:

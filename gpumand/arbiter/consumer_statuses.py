@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import location, shared_units
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample, format_devices
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.reservation import is_reservation
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.status import AnnouncedConsumer, ConsumerStatus
 from gpumand.domain.telemetry import Series
 from gpumand.domain.view import ConsumerState

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Sized
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import Residency
 from gpumand.domain.driver_power import DriverPower, DriverState
+from gpumand.domain.residency_states import Residency
 from gpumand.ports import Driver, DriverHangs
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, shared_units, victims
 from gpumand.domain.backoff import backoff_sec
-from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.decision import Decision
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
@@ -24,6 +24,7 @@ from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionRepo
 from gpumand.domain.planning import decide_within_job
 from gpumand.domain.request import PlannedEviction, Verdict
 from gpumand.domain.reservation import public_trigger
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
 from gpumand.domain.wording import describe_devices

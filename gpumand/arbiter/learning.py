@@ -13,7 +13,7 @@ from typing import Any
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.assumed_times import Start
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod
 from gpumand.domain.cuda_context import CONTEXT_MIB
 from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, LeaseEnded, LoadFinished
 from gpumand.domain.eviction_check import SLACK_MIB
@@ -21,6 +21,7 @@ from gpumand.domain.footprint import AT_REST_SEC, Footprint
 from gpumand.domain.identity import identity
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.load_evidence import Observed, load_was_seen
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import FOOTPRINT_UNKNOWN
 from gpumand.ports import Archive

@@ -13,12 +13,12 @@ from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.arbiter.work_gate import WorkGate
-from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, wait
 from gpumand.domain.device import Devices
 from gpumand.domain.events import Event, LeaseDegraded, LeaseGranted, LeaseRestored
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,11 @@ from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
 from gpumand.domain.busyness import is_busy
-from gpumand.domain.consumer import ConsumerSpec, Residency, UnitActivity, UnitState
+from gpumand.domain.consumer import ConsumerSpec, UnitActivity, UnitState
 from gpumand.domain.container import container_of
 from gpumand.domain.device import Devices
 from gpumand.domain.orphans import describe_orphans
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed, UnitManager
 

@@ -19,13 +19,14 @@ from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain import budget, host_ram, parking
 from gpumand.domain.busyness import describe_work, is_busy
-from gpumand.domain.consumer import STOPPING, EvictionMethod, Residency
+from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.device import Devices, format_devices, parse_devices
 from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDown, TimedOut
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.lease_wording import describe_lease_list, how_to_release
 from gpumand.domain.request import ManualResult
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import describe_devices
 

@@ -15,9 +15,10 @@ from gpumand.arbiter.residency_evidence import ResidencyEvidence
 from gpumand.arbiter.shown_memory import ShownMemory
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import location
-from gpumand.domain.consumer import Health, Residency, UnitActivity, UnitState
+from gpumand.domain.consumer import Health, UnitActivity, UnitState
 from gpumand.domain.location import likely_devices
 from gpumand.domain.residency import ends_failure, infer_residency
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import describe_devices
 

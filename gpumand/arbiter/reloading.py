@@ -11,7 +11,8 @@ from gpumand.arbiter.learning import LearningRecorder
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import GpuSettings, Settings
+from gpumand.domain.consumer import Settings
+from gpumand.domain.gpu_settings import GpuSettings
 
 log = logging.getLogger(__name__)
 

@@ -11,10 +11,11 @@ import logging
 from dataclasses import dataclass
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import Health, Residency
+from gpumand.domain.consumer import Health
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.orphans import describe_orphans
 from gpumand.domain.residency import holds_model, is_memory_missing
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from gpumand.arbiter.observations import Observations
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, claims
-from gpumand.domain.consumer import Residency
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.residency import holds_model
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 
 log = logging.getLogger(__name__)

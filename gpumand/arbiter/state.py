@@ -11,7 +11,7 @@ from gpumand.arbiter import log_messages
 from gpumand.arbiter.running_readings import RunningReadings
 from gpumand.domain import budget
 from gpumand.domain.backfill import BackfillAccounting
-from gpumand.domain.consumer import Residency, Settings
+from gpumand.domain.consumer import Settings
 from gpumand.domain.device import Devices, ProcessUse, Reading, Sample, with_newer_samples
 from gpumand.domain.driver_power import NO_POWER, DriverPower, DriverState
 from gpumand.domain.events import (
@@ -28,6 +28,7 @@ from gpumand.domain.ledger import Ledger
 from gpumand.domain.load_overlap import OverlapExperiment
 from gpumand.domain.orphans import Orphans, processes_of
 from gpumand.domain.reservation import Holder, public_names
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.status import Stats
 from gpumand.domain.telemetry import TelemetryHistory
 from gpumand.domain.unread_devices import unchecked

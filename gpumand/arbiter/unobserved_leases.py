@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 from gpumand.arbiter.reconciler import Reconciler
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Sample
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 
 Known = tuple[object, ...]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from gpumand.discovery.host import Host
     from gpumand.discovery.matching import Candidate
     from gpumand.discovery.server_models import ServerModels
-    from gpumand.domain.consumer import GpuSettings
+    from gpumand.domain.gpu_settings import GpuSettings
 
 
 async def scan_this_host(options: GlobalOptions, gpu: GpuSettings) -> Host:

@@ -11,13 +11,8 @@ from gpumand.config.problems import Document, Place, ProblemList, quoted
 from gpumand.config.schema import GpuTable, HistoryTable, HttpTable, SchedulerTable
 from gpumand.config.table_schema import INVALID, read_keys, type_name, with_defaults
 from gpumand.config.validators import is_loopback
-from gpumand.domain.consumer import (
-    UNKNOWN_MIB,
-    ConsumerSpec,
-    GpuSettings,
-    SchedulerSettings,
-    Settings,
-)
+from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, SchedulerSettings, Settings
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.name_suggestions import nearest
 from gpumand.domain.output_settings import HistorySettings, HttpSettings
 

@@ -17,13 +17,8 @@ from gpumand.config.quantities import Mib, Seconds
 from gpumand.config.shared_keys import MAX_MIB, MAX_SEC, default_of, seconds
 from gpumand.config.table_schema import INVALID, TableOf, TablesByName, key, keys_table
 from gpumand.config.value_types import Boolean, Choice, Integer, Leaf, ListOf, Number, Text
-from gpumand.domain.consumer import (
-    GpuSettings,
-    Overlap,
-    Policy,
-    SchedulerSettings,
-)
-from gpumand.domain.gpu_settings import DeviceOptions, NamedOptions, PoolChoice
+from gpumand.domain.consumer import Overlap, Policy, SchedulerSettings
+from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings, NamedOptions, PoolChoice
 from gpumand.domain.output_settings import HistorySettings, HttpSettings
 
 SOURCES = ("auto", "nvml", "amdgpu", "xe", "simulated", "none")

@@ -19,8 +19,8 @@ from gpumand.discovery.host import Host, Listener
 from gpumand.discovery.matching import Candidate
 from gpumand.discovery.missing_keys import needs_url
 from gpumand.discovery.server_models import ServerModels
-from gpumand.domain.consumer import GpuSettings
 from gpumand.domain.device import error_word
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.unread_devices import NO_SOURCE_WORDS
 from gpumand.domain.wording import format_mib
 

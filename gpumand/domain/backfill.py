@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpumand.domain.consumer import Overlap, Residency
+from gpumand.domain.consumer import Overlap
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.decision_messages import resident_goes_first
 from gpumand.domain.planning import decide
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, RequestsAhead, as_wait, may_overtake
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod, Residency
+from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod
 from gpumand.domain.device import Pool, ProcessUse, Sample
 from gpumand.domain.reserved_memory import filled_mib
 from gpumand.domain.residency import context_mib, holds_model
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 
 UNNAMED_NOISE_MIB = 512

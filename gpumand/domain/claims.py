@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from gpumand.domain import budget
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices, ProcessUse, Sample
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 
 GROWTH_RESTED_SEC = 5.0

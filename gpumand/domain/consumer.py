@@ -10,10 +10,9 @@ from enum import StrEnum
 from typing import Any
 
 from gpumand.domain.container import service_of
-from gpumand.domain.gpu_settings import GpuSettings as GpuSettings  # noqa: PLC0414 - exported again
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.output_settings import HistorySettings, HttpSettings
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
-from gpumand.domain.residency_states import Residency as Residency  # noqa: PLC0414 - exported again
 
 
 class BusyAfter(StrEnum):

@@ -16,8 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gpumand.domain.assumed_times import Start
-from gpumand.domain.consumer import EvictionMethod, Residency
+from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.host_ram import eviction_method_now
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.reuse_prediction import BUCKETS, IdleTimeHistogram
 from gpumand.domain.view import ConsumerState, View
 

@@ -7,11 +7,12 @@ that was never observed counts with the defaults of ``learning``.
 from __future__ import annotations
 
 from gpumand.domain.assumed_times import Start
-from gpumand.domain.consumer import EvictionMethod, Residency, UnitActivity
+from gpumand.domain.consumer import EvictionMethod, UnitActivity
 from gpumand.domain.decision import Decision
 from gpumand.domain.eviction_cost import ASSUMED_MIB, pooled_idle_times, start_after
 from gpumand.domain.lease import Lease
 from gpumand.domain.request import PlannedEviction, Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 
 LEFT_SHARE = 0.25

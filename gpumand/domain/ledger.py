@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import Any
 
 from gpumand.domain import claims, device_lookup, last_readings, lease_slots, moved_devices, shared_units
-from gpumand.domain.consumer import ConsumerSpec, Residency, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings
 from gpumand.domain.device import Devices, Reading, Sample, format_devices, placeholder_sample
 from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.job_table import JobTable
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
 from gpumand.domain.lease_table import LeaseTable
 from gpumand.domain.name_suggestions import no_such_consumer
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import NO_TURN
 from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState, Job, StandingLease, View
 

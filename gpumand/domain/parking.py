@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gpumand.domain import budget, eviction_cost, victims
-from gpumand.domain.consumer import EvictionMethod, Policy, Residency
+from gpumand.domain.consumer import EvictionMethod, Policy
 from gpumand.domain.device import Devices
 from gpumand.domain.host_ram import can_park, room_mib, shares_host_ram, stop_method, would_park
 from gpumand.domain.request import PlannedEviction, SparedConsumer
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.reuse_prediction import IdleTimeHistogram
 from gpumand.domain.victim_selection import lru_key
 from gpumand.domain.victims import Choice

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices, default_devices
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 
 LOCATED = frozenset({Residency.RESIDENT, Residency.PARKED, Residency.LOADING, Residency.UNLOADING})

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from gpumand.domain import budget, claims, decision_messages, parking, placement, unread_devices, victims, whole_device
-from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement, refuse, wait
 from gpumand.domain.device import Devices
 from gpumand.domain.device_need import DeviceNeed, place_of, tightest_of
@@ -38,6 +37,7 @@ from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.nested_leases import without_lease
 from gpumand.domain.request import Verdict
 from gpumand.domain.reservation import MAX_VRAM_MIB
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_devices
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.decision_messages import requests_ahead
 from gpumand.domain.device import Devices
@@ -18,6 +17,7 @@ from gpumand.domain.errors import Busy
 from gpumand.domain.request import Verdict
 from gpumand.domain.request_limits import MIN_PRIORITY
 from gpumand.domain.reservation import is_reservation
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import View
 

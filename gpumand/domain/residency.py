@@ -6,8 +6,9 @@ ran out of memory.
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import ConsumerSpec, Health, Residency, UnitActivity, UnitState
+from gpumand.domain.consumer import ConsumerSpec, Health, UnitActivity, UnitState
 from gpumand.domain.cuda_context import CONTEXT_MIB
+from gpumand.domain.residency_states import Residency
 
 _BY_ACTIVITY = {
     UnitActivity.INACTIVE: Residency.UNLOADED,

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from gpumand.domain import busyness
-from gpumand.domain.consumer import ConsumerSpec, Residency
+from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.container import service_of
 from gpumand.domain.device import Sample
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, StopBlocker
 
 Groups = Collection[frozenset[str]]

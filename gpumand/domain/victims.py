@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpumand.domain import budget, busyness, claims
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Devices
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.host_ram import NOTHING_TO_PARK, cannot_be_freed, stop_method
 from gpumand.domain.request import PlannedEviction, SparedConsumer
 from gpumand.domain.residency import holds_model
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.victim_selection import Candidate, Freed, lru_key, pick
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpumand.domain.consumer import STOPPING, UNKNOWN_MIB, ConsumerSpec, EvictionMethod, Residency, SchedulerSettings
+from gpumand.domain.consumer import STOPPING, UNKNOWN_MIB, ConsumerSpec, EvictionMethod, SchedulerSettings
 from gpumand.domain.device import Devices, Sample
 from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import NO_TURN, Turn
 
 IN_VRAM = frozenset({Residency.RESIDENT, Residency.LOADING, Residency.UNLOADING, Residency.UNKNOWN})

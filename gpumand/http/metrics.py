@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.events import Event, EvictionOccurred, LoadFinished, RequestGranted
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.status import ConsumerStatus, DeviceStatus, Stats, Status
 from gpumand.http.limits import MAX_LABELLED_CONSUMERS
 from gpumand.http.prometheus_format import Histogram, Samples, counter, gauge, histogram

@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from gpumand.domain import parking, queue_policy
 from gpumand.domain.assumed_times import Start
 from gpumand.domain.backfill import BackfillAccounting
-from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
+from gpumand.domain.consumer import EvictionMethod, Policy, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices, Reading, format_devices
 from gpumand.domain.eviction_cost import start_after
@@ -29,6 +29,7 @@ from gpumand.domain.planning import decide, decide_within_job
 from gpumand.domain.queue import RequestQueue
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass
 from gpumand.domain.request import AcquireOptions, PlannedEviction, Request, Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
 from gpumand.simulation.demand import Demand, Use

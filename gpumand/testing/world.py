@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
-from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, GpuSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import UNKNOWN_MIB, ConsumerSpec, SchedulerSettings, Settings
 from gpumand.domain.container import service_of
 from gpumand.domain.events import Event
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.lease import Owner
 from gpumand.ports import Ports
 from gpumand.testing.archive import MemoryArchive

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from gpumand.domain.consumer import GpuSettings
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.ports import Clock, VramSource
 from gpumand.vram.detection import host_root
 from gpumand.vram.sysfs import Root

@@ -109,7 +109,7 @@ async def _generate(options: GlobalOptions, source: str, probe: bool | None) -> 
     from gpumand.discovery.matching import find_candidates, likely_ports
     from gpumand.discovery.roles import with_role
     from gpumand.discovery.starter_config import consumer_urls, starting_configuration
-    from gpumand.domain.consumer import GpuSettings
+    from gpumand.domain.gpu_settings import GpuSettings
 
     sources = _present_sources() if source == "auto" else (source,)
     host = await scan_this_host(options, GpuSettings(source=sources or ("auto",)))

@@ -164,7 +164,7 @@ async def driver(*, is_released: bool = False) -> Driver:
 
 async def _query_nvml() -> tuple[str, int]:
     """Why NVML does not work, "" when it does, and the number of its GPUs."""
-    from gpumand.domain.consumer import GpuSettings
+    from gpumand.domain.gpu_settings import GpuSettings
     from gpumand.host.clock import SystemClock
     from gpumand.vram import make_source
 

@@ -13,9 +13,10 @@ from gpumand.cli.issue_report import safe
 from gpumand.cli.issue_report.host import HostVersions
 from gpumand.cli.issue_report.message_kinds import kind_of, reading_error
 from gpumand.config.presets import preset_names
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod
 from gpumand.domain.container import ContainerEngine
 from gpumand.domain.history import EntryKind
+from gpumand.domain.residency_states import Residency
 from gpumand.vram import FACTORIES
 
 MAX_FAILURES = 20

@@ -13,9 +13,10 @@ from gpumand.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
 from gpumand.config.presets import preset, preset_names
 from gpumand.consumers.routes import HttpRoutes
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, GpuSettings, SchedulerSettings, Settings, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, SchedulerSettings, Settings, UnitActivity
 from gpumand.domain.errors import Busy
 from gpumand.domain.events import Event, EvictionFailed, EvictionOccurred, EvictionReport
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.request import AcquireOptions
 from gpumand.host.clock import SystemClock
 from gpumand.ports import Ports

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gpumand.client.lease_watch import Ended
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import GpumandError
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.agent import Agent
 from gpumand.fleet.calls import AcquireCall, LoadCall, PlanCall
 from gpumand.fleet.http_server import HttpServer

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import Busy, InsufficientVram, LoadFailed, TimedOut
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet import agent as agent_module
 from gpumand.fleet import http_server, lease_slots
 from gpumand.fleet.calls import MAX_BODY_BYTES

@@ -6,8 +6,9 @@ import asyncio
 
 from gpumand.arbiter.abandoned_loads import GRACE_SEC, AbandonedLoads
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain.consumer import Residency, SchedulerSettings
+from gpumand.domain.consumer import SchedulerSettings
 from gpumand.domain.request import AcquireOptions, Request
+from gpumand.domain.residency_states import Residency
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import routed
 

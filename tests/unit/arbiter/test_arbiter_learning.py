@@ -9,8 +9,9 @@ import pytest
 
 from gpumand.arbiter.learning import measured_peaks
 from gpumand.domain.assumed_times import Start
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.reuse_prediction import bucket_of
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import by_unit, lazy, reserved

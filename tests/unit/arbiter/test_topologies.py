@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, Residency, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, SchedulerSettings
 from gpumand.domain.device import parse_devices
 from gpumand.domain.errors import GpumandError, InsufficientVram
 from gpumand.domain.events import EvictionOccurred
 from gpumand.domain.lease import LeaseLifetime
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.residency_states import Residency
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, kill_consumer, ooms, reports, routed
 

@@ -6,16 +6,11 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain.consumer import (
-    ConsumerSpec,
-    HealthRoute,
-    Residency,
-    SchedulerSettings,
-    UnitActivity,
-)
+from gpumand.domain.consumer import ConsumerSpec, HealthRoute, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.events import LeaseDegraded
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.residency_states import Residency
 from gpumand.ports import UnitFailed
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.store import MemoryStore

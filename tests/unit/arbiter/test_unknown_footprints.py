@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import UNKNOWN_MIB, Residency, SchedulerSettings
+from gpumand.domain.consumer import UNKNOWN_MIB, SchedulerSettings
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import by_unit, routed
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from gpumand.bus.properties import consumer_state
-from gpumand.domain.consumer import ConsumerSpec, Residency
+from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.events import ConsumersChanged
 from gpumand.domain.learning import LearnedTimes
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import Turn
 from gpumand.domain.view import UNANNOUNCED_FIELDS, ConsumerState
 from gpumand.testing.world import FakeWorld

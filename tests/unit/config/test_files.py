@@ -10,7 +10,8 @@ import pytest
 import gpumand.config
 from gpumand.config import ConfigProblem, ConfigProblems, load
 from gpumand.config.files import OTHER_PROGRAMS
-from gpumand.domain.consumer import GpuSettings, SchedulerSettings, Settings
+from gpumand.domain.consumer import SchedulerSettings, Settings
+from gpumand.domain.gpu_settings import GpuSettings
 
 TTS = '[consumers.tts]\nvram_resident_mib = 2867\nunit = "tts.service"\n'
 LLM = '[consumers.llm]\nvram_resident_mib = 6144\nunit = "llm.service"\n'

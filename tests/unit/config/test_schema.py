@@ -12,15 +12,8 @@ from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTabl
 from gpumand.config.preset_schema import Detect, DetectTable, PresetTable
 from gpumand.config.schema import TABLES, GpuTable, HttpTable, SchedulerTable
 from gpumand.config.table_schema import keys_of, with_defaults
-from gpumand.domain.consumer import (
-    BusyRoute,
-    ConsumerSpec,
-    GpuSettings,
-    HealthRoute,
-    HttpSettings,
-    Route,
-    SchedulerSettings,
-)
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, HealthRoute, HttpSettings, Route, SchedulerSettings
+from gpumand.domain.gpu_settings import GpuSettings
 
 PAIRS = [
     (SchedulerTable, SchedulerSettings, set()),

@@ -14,7 +14,6 @@ from gpumand.domain.consumer import (
     BusyRoute,
     ConsumerSpec,
     EvictionMethod,
-    GpuSettings,
     HealthRoute,
     HttpSettings,
     Overlap,
@@ -23,7 +22,7 @@ from gpumand.domain.consumer import (
     SchedulerSettings,
     Settings,
 )
-from gpumand.domain.gpu_settings import DeviceOptions, PoolChoice
+from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings, PoolChoice
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "gpumand.toml"
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Residency, Route, SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Route, SchedulerSettings
 from gpumand.domain.device import ProcessUse, Sample
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
 
 TOTAL_MIB = 24564

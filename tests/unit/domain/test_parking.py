@@ -15,7 +15,6 @@ from gpumand.domain.consumer import (
     EvictionMethod,
     Health,
     Policy,
-    Residency,
     SchedulerSettings,
     UnitActivity,
     UnitState,
@@ -26,6 +25,7 @@ from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
 from gpumand.domain.residency import infer_residency
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.reuse_prediction import IdleTimeHistogram
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident, spec, view

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumand.domain import budget, host_ram
-from gpumand.domain.consumer import EvictionMethod, Policy, Residency, SchedulerSettings
+from gpumand.domain.consumer import EvictionMethod, Policy, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import ProcessUse, Sample
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import (
     Busy,
@@ -18,6 +17,7 @@ from gpumand.domain.errors import (
 )
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.strict_backfill import may_backfill
 from gpumand.domain.view import Job, View
 from tests.unit.domain.build import absent, resident, view

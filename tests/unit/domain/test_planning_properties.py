@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpumand.domain import budget, victims
-from gpumand.domain.consumer import Residency
 from gpumand.domain.decision import Requirement
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.assumed_times import Start
-from gpumand.domain.consumer import Policy, Residency, SchedulerSettings
+from gpumand.domain.consumer import Policy, SchedulerSettings
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.device import Devices, ProcessUse, Sample, format_devices, parse_devices
 from gpumand.domain.errors import DeviceUnavailable, InsufficientVram
@@ -16,6 +16,7 @@ from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.planning import decide, decide_within_job
 from gpumand.domain.queue_pass import QueueEntry, QueuePass
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
 from tests.unit.domain.build import absent, resident
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpumand.domain import budget, victims
-from gpumand.domain.consumer import Residency
 from gpumand.domain.device import Pool
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 from tests.unit.domain.build import absent, resident, view
 

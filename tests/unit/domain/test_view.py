@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, Residency
+from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 
 STATE = ConsumerState(ConsumerSpec("tts", 1024), devices=(0,), leases=2, claimed_at=5.0)

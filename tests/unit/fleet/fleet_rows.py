@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.placement import FleetView
 from gpumand.fleet.rows import ConsumerRow, DeviceRow, HostRow
 

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import GpumandError
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.calls import AcquireCall, DrainCall, LoadCall, PlanCall
 from gpumand.fleet.clock import BoottimeClock
 from gpumand.fleet.errors import HostLost

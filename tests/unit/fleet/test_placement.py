@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.placement import FleetView, Quote, _missing_mib, candidates, needs_quotes, with_quotes
 from gpumand.fleet.rows import ConsumerRow, HostRow, Intent
 from tests.unit.fleet.fleet_rows import COLD, FAILED, LOADING, PARKED, RESIDENT, consumer, fleet, host, machine_id

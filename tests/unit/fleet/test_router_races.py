@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import Residency
 from gpumand.domain.errors import Busy, GpumandError, LoadFailed
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.intents import IntentGuard
 from gpumand.fleet.rows import HostRow

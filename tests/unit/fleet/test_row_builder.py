@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.row_builder import HostFacts, host_row
 from gpumand.fleet.row_json import encode_host, parse_host
 from gpumand.fleet.rows import ConsumerRow, DeviceRow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain.consumer import Residency
+from gpumand.domain.residency_states import Residency
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.row_json import MAX_ROW_BYTES, encode_host, encode_intent, parse_host, parse_intent
 from gpumand.fleet.rows import ConsumerRow, DeviceRow, HostRow, Intent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.domain.consumer import GpuSettings
+from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.testing.clock import FakeClock
 from gpumand.vram import make_source
 from gpumand.vram.nvml import Backoff, NvmlSource
