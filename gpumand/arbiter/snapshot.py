@@ -84,6 +84,7 @@ def _device(state: ArbiterState, view: View, sample: Sample) -> DeviceStatus:
         pool=str(sample.pool),
         integrated=sample.integrated,
         attribution=sample.attribution,
+        attribution_gap=sample.attribution_gap,
         asleep=state.is_asleep(sample),
         unnamed_mib=budget.unnamed_mib(sample),
         unchecked=access(sample) is Access.NO_SOURCE,

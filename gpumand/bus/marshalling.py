@@ -226,6 +226,7 @@ def _device(device: DeviceStatus) -> Entry:
         ("pool", "s", device.pool),
         ("integrated", "b", device.integrated),
         ("attribution", "s", device.attribution),
+        ("attribution_gap", "s", device.attribution_gap or None),
         ("asleep", "b", device.asleep),
         *_telemetry(device.telemetry),
         ("history", "a{sai}", {name: list(values) for name, values in device.history.items()} or None),

@@ -99,6 +99,7 @@ def _device(fields: Fields) -> Device:
         fields.optional_number("unnamed_mib"),
         fields.flag("unchecked", False),
         tuple(map(_held, fields.tables("processes"))),
+        fields.text("attribution_gap", ""),
     )
 
 

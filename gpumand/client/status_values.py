@@ -52,6 +52,7 @@ class Device:
         pool: "vram", "unified" or "host".
         integrated: a GPU in the processor.
         attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …; "" = not at all.
+        attribution_gap: why it is unknown which unit holds how much; "" if there is no such reason.
         asleep: the card is suspended, or was until a few seconds ago.
         aliases: further names of the device, such as its PCI address.
         utilization_percent: share of time in which the GPU was working; None = unknown.
@@ -86,6 +87,7 @@ class Device:
     unnamed_mib: int | None = None
     unchecked: bool = False
     processes: tuple[HeldProcess, ...] = ()
+    attribution_gap: str = ""
 
 
 @dataclass(frozen=True, slots=True)

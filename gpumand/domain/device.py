@@ -93,6 +93,8 @@ class Sample:
         integrated: a GPU in the processor: consumers use it only when they name it, or when there is no other.
         attribution: how memory is attributed to units: "dmem", "kfd", "nvml" …, in falling order of coverage; "" = not
             at all.
+        attribution_gap: why it is unknown which unit holds how much, although the source could report it, in one line;
+            "" if there is no such reason.
         asleep: the card is suspended, or was until a few seconds ago. The driver then reports memory as free that
             comes back when the card is used.
         proves_release: whether more free memory proves that a consumer has released memory. False while the card is
@@ -121,6 +123,7 @@ class Sample:
     pool: Pool = Pool.VRAM
     integrated: bool = False
     attribution: str = ""
+    attribution_gap: str = ""
     asleep: bool = False
     proves_release: bool = True
     telemetry: Telemetry = NO_TELEMETRY

@@ -64,6 +64,7 @@ class DeviceStatus:
         pool: what its memory is: "vram", "unified" or "host".
         integrated: a GPU in the processor, which consumers use only if they name it or if there is no other.
         attribution: how memory is attributed to units, such as "nvml" or "kfd"; "" = not at all.
+        attribution_gap: why it is unknown which unit holds how much, in one line; "" if there is no such reason.
         asleep: the card is suspended, so that its reading does not count as evidence.
         unnamed_mib: MiB in use beyond all processes that the driver names.
         unchecked: no source of readings exists, so that loads on it are not checked against real memory.
@@ -87,6 +88,7 @@ class DeviceStatus:
     pool: str = "vram"
     integrated: bool = False
     attribution: str = ""
+    attribution_gap: str = ""
     asleep: bool = False
     telemetry: Telemetry = NO_TELEMETRY
     history: Mapping[str, Series] = field(default_factory=dict)

@@ -15,7 +15,7 @@ from gpumand.domain.device import Devices, Pool, ProcessUse, Reading, Sample
 from gpumand.domain.gpu_settings import NamedOptions, options_of
 from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock
-from gpumand.vram import kfd, sysfs
+from gpumand.vram import kfd, pid_namespace, sysfs
 from gpumand.vram.amd_memory import AmdMemory, device_memory, uses_gtt
 from gpumand.vram.amd_names import product_name
 from gpumand.vram.amd_telemetry import AmdTelemetry, UsedCard
@@ -29,6 +29,9 @@ from gpumand.vram.unified import HostPool, read_pool
 
 NAME = "amdgpu"
 DRIVER = "amdgpu"
+HOST_PIDS = (
+    "gpumand runs in a container, and the kernel numbers processes of ROCm as the host does. Run gpumand on the host"
+)
 MISSING = "amdgpu-missing: no card with the driver amdgpu was found. Load it with: modprobe amdgpu"
 
 UNSEEN_MIB = 512
@@ -95,6 +98,7 @@ class AmdgpuSession:
         self._last: dict[str, Sample] = {}
         self._sleep = SleepWatch()
         self._dmem = DmemReader(root)
+        self._has_host_pids = pid_namespace.is_initial(root)
         self.used_cards: dict[str, UsedCard] = {}
 
     def reopen(self) -> None:
@@ -109,7 +113,7 @@ class AmdgpuSession:
         if not self._known:
             return Reading(error=MISSING)
         self.used_cards = {}
-        ram, holders, amounts = read_pool(self._root), _holders(self._root, cards), self._dmem.read()
+        ram, holders, amounts = read_pool(self._root), self._holders(cards), self._dmem.read()
         for uuid, card in present.items():
             sample = self._sample(self._known[uuid], card, ram, holders, reading_time)
             shares_ram = self._known[uuid].shares_ram or (sample.pool is Pool.UNIFIED and sample.is_measured)
@@ -117,11 +121,20 @@ class AmdgpuSession:
             # The dmem controller counts memory of the card only: where host RAM is the pool, it sees nearly nothing.
             is_counted = sample.pool is Pool.VRAM
             self.used_cards[uuid] = UsedCard(card, bool(sample.processes))
-            self._last[uuid] = with_units(sample, amounts.get(card.bdf)) if is_counted else sample
+            self._last[uuid] = self._explained(with_units(sample, amounts.get(card.bdf)) if is_counted else sample)
         self._sleep.finish_reading()
         for uuid in (self._known.keys() & self._last.keys()) - present.keys():  # one may never have been read
             self._last[uuid] = self._gone(self._known[uuid], reading_time)
         return Reading(tuple(sorted(self._last.values(), key=lambda sample: sample.index)))
+
+    def _holders(self, cards: Mapping[str, Card]) -> _Holders | None:
+        """The processes of ROCm; None where their numbers are those of another PID namespace, or unknown."""
+        return _holders(self._root, cards) if self._has_host_pids else None
+
+    def _explained(self, sample: Sample) -> Sample:
+        """The sample with the reason why processes of ROCm are not in it."""
+        is_hidden = not self._has_host_pids and not sample.attribution and kfd.exists(self._root)
+        return replace(sample, attribution_gap=HOST_PIDS) if is_hidden else sample
 
     def _identify(self, cards: Mapping[str, Card]) -> dict[str, Card]:
         """The present cards by UUID; new ones get the next index, in the order of their PCI addresses."""

@@ -21,6 +21,7 @@ from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_devi
 from gpumand.vram.nvml_host import NvmlHost
 from gpumand.vram.nvml_library import CallFailed, Code, LibraryFailed, NvmlLibrary
 from gpumand.vram.nvml_mig import gpu_of
+from gpumand.vram.nvml_namespace import NamespaceGuard
 from gpumand.vram.nvml_telemetry import NvmlTelemetry
 from gpumand.vram.pci_power import NVIDIA, read_power
 from gpumand.vram.process_names import ProcessNames
@@ -70,7 +71,7 @@ class NvmlSession:
         self._clock = clock
         self._host = NvmlHost(root, options)
         self._library = NvmlLibrary()
-        self._backoff = Backoff()
+        self._backoff, self._namespace = Backoff(), NamespaceGuard(self._library, root)
         self._names, self._telemetry = ProcessNames(self._library), NvmlTelemetry(self._library)
         self._found: tuple[GpuDevices, ...] = ()
         self._devices: tuple[Device, ...] = ()
@@ -126,6 +127,7 @@ class NvmlSession:
         """Shut the library down."""
         self._open = False
         self._telemetry.forget()
+        self._namespace.forget()
         self._library.stop()
 
     def release(self) -> None:
@@ -143,7 +145,7 @@ class NvmlSession:
 
     def _read_device(self, device: Device, reading_time: ReadingTime, *, with_telemetry: bool) -> Sample:
         """Read a device. Readings of some devices only are taken in quick succession and make no further calls."""
-        sample = read_device(self._library, self._names, self._host, device, reading_time)
+        sample = self._namespace.checked(read_device(self._library, self._names, self._host, device, reading_time))
         if device.instance is not None or needs_reinitialisation(sample):
             return sample
         if with_telemetry:

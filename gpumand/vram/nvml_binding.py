@@ -29,6 +29,7 @@ UUID_BYTES = NAME_BYTES = 96
 """NVML_DEVICE_UUID_V2_BUFFER_SIZE and NVML_DEVICE_NAME_V2_BUFFER_SIZE."""
 
 PROCESS_NAME_BYTES = 1024
+DRIVER_VERSION_BYTES = 80
 MAX_PROCESSES = 1 << 16
 """A driver that reports a longer list is not believed, because memory for the list would have to be allocated."""
 
@@ -165,6 +166,10 @@ class Binding:
         count.value = room
         self._call(function, device, byref(count), found)
         return list(found[: min(count.value, room)])
+
+    def driver_version(self) -> str:
+        """Version of the driver, such as 580.95.05."""
+        return self._text("nvmlSystemGetDriverVersion", size=DRIVER_VERSION_BYTES)
 
     def process_name(self, pid: int) -> str:
         """Path of the program of a process."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+
+from gpumand.vram.pid_namespace import INITIAL, LINK_VARIABLE
 
 SOURCE = Path(__file__).with_name("nvml_shim.c")
 SONAME = "libnvidia-ml.so.1"
@@ -40,6 +43,15 @@ def build_shim(directory: Path, *, version: int = 1, without: Iterable[str] = ()
     return building.replace(library)
 
 
-def shim_environment(library: Path, text: Path) -> dict[str, str]:
-    """Return the environment with which a process loads this library and reads this text file."""
-    return {"LD_LIBRARY_PATH": str(library.parent), "GPUMAND_NVML_SHIM": str(text)}
+def shim_environment(library: Path, text: Path, *, namespace: str = INITIAL) -> dict[str, str]:
+    """Return the environment with which a process loads this library and reads this text file.
+
+    Args:
+        library: the library.
+        text: its answers.
+        namespace: the PID namespace that gpumand takes for its own, also where the tests run in a container.
+    """
+    link = text.with_name(f"namespace-{namespace.strip(']').rpartition('[')[2]}")
+    if not os.path.lexists(link):
+        link.symlink_to(namespace)
+    return {"LD_LIBRARY_PATH": str(library.parent), "GPUMAND_NVML_SHIM": str(text), LINK_VARIABLE: str(link)}

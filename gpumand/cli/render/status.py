@@ -76,6 +76,8 @@ def device_lines(device: Entry, consumers: Sequence[Entry], theme: Theme, leases
     lines = device_title(device, theme)
     if device.get("error"):
         lines += wrapped(clean(device["error"]), theme, style="bold yellow")
+    if device.get("attribution_gap"):
+        lines += wrapped(f"memory of services unknown: {clean(device['attribution_gap'])}", theme, style="yellow")
     if device.get("total_mib"):
         parts = shares(device, consumers, reservations=leases)
         lines += [bar(device, parts, theme), *legend(device, parts, theme)]

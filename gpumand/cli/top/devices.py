@@ -44,6 +44,8 @@ def _with_bar(device: Entry, status: Entry, theme: Theme) -> list[Text]:
     lines = _title(device, theme)
     if device.get("error"):
         lines.append(Text(f"  {clean(device['error'])}", style="bold yellow"))
+    if device.get("attribution_gap"):
+        lines.append(Text(f"  memory of services unknown: {clean(device['attribution_gap'])}", style="yellow"))
     return lines + ([bar(device, _parts(device, status), theme, theme.width)] if device.get("total_mib") else [])
 
 

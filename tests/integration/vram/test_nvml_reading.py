@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gpumand.testing.host_tree import HostTree
 from tests.integration.vram.conftest import Lab
+from tests.shim import shim_environment
 from tests.shim.shimfile import ShimDevice
 from tests.unit.vram.dmem_trees import Dmem
 
@@ -224,3 +226,23 @@ def test_unit_whose_processes_the_driver_does_not_name_is_found_by_the_kernel(la
         assert [one["unit"] for one in sample["processes"] if one["pid"] == 0] == units
         assert [one["used_mib"] for one in sample["processes"] if one["pid"] == 4711] == [250]
         assert (sample["attribution"], sample["attributed"]) == ("nvml", True)
+
+
+def test_processes_of_other_pid_namespaces_are_not_attributed(lab: Lab) -> None:
+    container = shim_environment(lab.library, lab.text, namespace="pid:[4026532573]")
+    lab.shim.devices[0].compute = {os.getpid(): 8000}
+    lab.write()
+    worker = lab.worker(environment=container)
+    device = only_device(worker.read())
+    assert [(one["pid"], one["used_mib"]) for one in device["processes"]] == [(os.getpid(), 8000)]
+    assert (device["attributed"], device["attribution_gap"]) == (True, "")
+    lab.shim.devices[0].compute[_ended_pid()] = 1000
+    lab.write()
+    device = only_device(worker.read())
+    assert (device["processes"], device["attributed"], device["used_mib"]) == ([], False, 9000)
+
+
+def _ended_pid() -> int:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return ended.pid

@@ -95,6 +95,9 @@ def test_device_entry_has_the_documented_keys() -> None:
         "aliases": "as",
     }
     assert unwrap(entry)["reserved_mib"] == 7
+    hidden = replace(device, attribution_gap="gpumand runs in a container. Run it on the host")
+    entry = unwrap(status_entry(Status("1.0", "", devices=(hidden,))))["devices"][0]
+    assert entry["attribution_gap"] == hidden.attribution_gap
 
 
 def test_foreign_process_entry_contains_only_known_values() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpumand.cli.doctor.facts import Facts
-from gpumand.cli.doctor.finding import Finding, note
+from gpumand.cli.doctor.finding import Finding, note, warning
 
 SOURCES = ("amdgpu", "xe")
 """Sources whose attribution depends on the kernel; NVIDIA's driver names processes itself."""
@@ -22,12 +22,20 @@ GAPS = {
     "": "declared footprints stand for what each consumer holds; free memory of the device is still checked",
 }
 
+UNATTRIBUTED = (
+    "it is unknown which service holds how much: free memory of the device is checked, declared footprints stand for "
+    "what each service holds, and evictions are checked by the device's free memory"
+)
+
 
 def attribution(facts: Facts) -> Iterator[Finding]:
-    """The memory of each AMD and Intel device is attributed to units; says how."""
+    """The memory of each device is attributed to units; says how for AMD and Intel, and why where it is not."""
     for device in _readable(facts):
-        means = str(device.get("attribution") or "")
-        if device.get("source") in SOURCES and means in COVERAGE:
+        means, gap = str(device.get("attribution") or ""), str(device.get("attribution_gap") or "")
+        if gap:
+            what, _, fix = gap.partition(". ")
+            yield warning(f"{_title(device)}: {what}", UNATTRIBUTED, fix)
+        elif device.get("source") in SOURCES and means in COVERAGE:
             yield note(f"{_title(device)}: its memory is {COVERAGE[means]}", GAPS.get(means, ""))
 
 

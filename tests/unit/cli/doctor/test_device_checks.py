@@ -42,6 +42,16 @@ def test_how_the_memory_of_a_card_is_attributed(attribution: str, what: str, why
     assert why in finding.why
 
 
+def test_memory_without_services_is_a_finding_with_its_fix() -> None:
+    gap = "gpumand runs in a container, and driver 535.54 numbers processes as the host does. Update the driver"
+    card = {"source": "nvml", "name": "RTX 4090", "attribution": "", "attribution_gap": gap}
+    [finding] = findings(host(card), "attribution of devices")
+    assert finding.severity is Severity.WARNING
+    assert finding.what == f"device 0 (RTX 4090): {gap.removesuffix('. Update the driver')}"
+    assert "declared footprints stand for what each service holds" in finding.why
+    assert finding.fix == "Update the driver"
+
+
 def test_an_nvidia_card_and_an_unreadable_one_need_no_explanation() -> None:
     unreadable = host({**RADEON, "error": "amdgpu-unreadable: x"})
     for facts in (host({"source": "nvml", "attribution": "nvml"}), unreadable):

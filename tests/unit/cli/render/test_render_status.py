@@ -298,3 +298,9 @@ def test_summary_says_that_the_driver_rests(state: str, words: str) -> None:
 )
 def test_the_title_of_a_device_says_what_its_memory_is(changes: dict[str, Any], shown_in_brackets: str) -> None:
     assert shown_in_brackets in str(device_title(device(**changes), PLAIN)[0])
+
+
+def test_a_device_says_why_the_memory_of_services_is_unknown() -> None:
+    gap = "gpumand runs in a container, and driver 535.54 numbers processes as the host does. Update the driver"
+    text = " ".join(shown(status(devices=[device(attribution_gap=gap)])).split())
+    assert f"memory of services unknown: {gap}" in text
