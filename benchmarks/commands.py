@@ -14,7 +14,8 @@ from benchmarks.environment import MANAGER, NAME, PATH, announcement_folder, con
 from benchmarks.table import Row, median
 from gpumand.testing.consumer_process import consumer_process
 
-RUNS = 15
+RUNS = 31
+"""Pairs of runs: while the host is busy, a single ratio is a third too large or too small."""
 
 MAX_RATIOS = {"status": 1.9, "version": 1.3}
 """How many times as long as importing click a whole command, with its D-Bus call, may take."""

@@ -14,6 +14,7 @@ from gpumand.cli.commands.run import with_separator
 from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret
 from gpumand.cli.options import GlobalOptions
 from gpumand.version import VERSION
+from tests.unit.cli import samples
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-h"], *([name, "--help"] for name in COMMANDS)])
@@ -226,6 +227,64 @@ def test_a_command_imports_only_the_libraries_it_needs(args: list[str], without:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr.splitlines()[-1] == "loaded: []"
+
+
+ANSWERED = """
+import sys
+import click
+with_click = set(sys.modules)
+from gpumand.client.blocking_connection import BlockingConnection
+
+class Answers:
+    async def call(self, destination, path, interface, member, *arguments, **limits):
+        return {answers!r}[member]
+
+    async def close_shielded(self):
+        pass
+
+BlockingConnection.connect = classmethod(lambda cls, bus: Answers())
+from gpumand.cli.app import gpumanctl
+try:
+    gpumanctl.main([{command!r}])
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted(set(sys.modules) - with_click), file=sys.stderr)
+"""
+SLOW = {
+    *("aiohttp", "argparse", "asyncio", "concurrent", "dbus_fast", "difflib", "email", "http", "importlib.metadata"),
+    *("importlib.resources", "json", "logging", "multiprocessing", "rich", "shlex", "shutil", "sqlite3", "ssl"),
+    *("subprocess", "tempfile", "xml", "zoneinfo"),
+}
+"""Modules that take a part of the time of a command that only prints one answer."""
+
+
+@pytest.mark.parametrize(
+    ("command", "slow", "domain"),
+    [
+        ("version", SLOW | {"dataclasses"}, {"errors"}),
+        ("status", SLOW, {"errors", "cuda_context", "short_ids"}),
+    ],
+)
+def test_an_answered_command_imports_no_slow_module(command: str, slow: set[str], domain: set[str]) -> None:
+    """The modules of the whole command, with its connection and its answer, beyond those of click."""
+    answers = {"Get": (VERSION,), "GetStatus": (samples.status(),)}
+    script = ANSWERED.format(answers=answers, command=command)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"gpumand {VERSION}" in done.stdout
+    imported = set(done.stderr.splitlines()[-1].split())
+    assert imported >= {"jeepney", "gpumand.client.calls"}
+    assert imported & slow == set()
+    prefix = "gpumand.domain."
+    assert {name.removeprefix(prefix) for name in imported if name.startswith(prefix)} <= domain
+
+
+def test_a_command_ends_without_a_search_for_unused_objects() -> None:
+    """Python searches all objects as it ends, which takes a tenth of the time of a short command."""
+    script = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count() > 10_000)); "
+    script += "sys.argv = ['gpumanctl', '--version']; from gpumand.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"gpumanctl {VERSION}", "True"]
 
 
 def test_status_is_rendered_without_the_rules_of_the_domain() -> None:
