@@ -19,7 +19,7 @@ from dbus_fast import Variant
 
 from benchmarks import environment
 from benchmarks.environment import Client, announcement_folder, consumer_table, running_daemon, workspace
-from benchmarks.table import Row, show
+from benchmarks.table import Row, exit_status, show
 from gpumand.testing.consumer_process import consumer_process
 
 GOAL = 1.05
@@ -99,7 +99,7 @@ def main() -> None:
     flags.add_argument("tree", type=Path, help="a checkout of the version to compare with")
     rows = asyncio.run(measure(flags.parse_args().tree.resolve()))
     show(rows)
-    raise SystemExit(any(row.met is False for row in rows))
+    raise SystemExit(exit_status(rows))
 
 
 if __name__ == "__main__":

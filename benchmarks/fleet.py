@@ -9,7 +9,7 @@ import time
 import aiohttp
 
 from benchmarks.idle import cpu_msec, proportional_mib, resident_mib
-from benchmarks.table import Row, median, show
+from benchmarks.table import Row, exit_status, known_miss, median, show
 from gpumand.client.held_lease import hold
 from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.remote_host import AgentClient
@@ -19,6 +19,9 @@ CONSUMERS = {"chat": 14000, "image": 13000, "video": 12000}
 SETTLE_SEC, WATCH_SEC = 10.0, 60.0
 ROUNDS, CALLS = 16, 16
 MAX_MB, MAX_CPU_PERCENT = 40.0, 0.5
+KNOWN_MB = 44.0
+"""The memory up to which docs/performance.md documents that the goal is missed."""
+
 MAX_RATIO = 1.5
 
 
@@ -36,7 +39,8 @@ async def measure(fleet: PrivateFleet) -> list[Row]:
 def _memory(pid: int, when: str = ", at rest") -> Row:
     rss_mb = resident_mib(pid) * 1.048576
     reference = f"its share (PSS): {proportional_mib(pid):.1f} MiB"
-    return Row(f"agent{when}: memory (RSS)", f"{rss_mb:.1f} MB", reference, None, f"≤ {MAX_MB:g} MB", rss_mb <= MAX_MB)
+    what, goal, known = f"agent{when}: memory (RSS)", f"≤ {MAX_MB:g} MB", known_miss(rss_mb, KNOWN_MB, " MB")
+    return Row(what, f"{rss_mb:.1f} MB", reference, None, goal, rss_mb <= MAX_MB, known)
 
 
 def _processor(percent: float) -> Row:
@@ -103,7 +107,7 @@ def main() -> int:
     with PrivateFleet(CONSUMERS) as fleet:
         rows = asyncio.run(measure(fleet))
     show(rows)
-    return int(any(row.met is False for row in rows))
+    return exit_status(rows)
 
 
 if __name__ == "__main__":

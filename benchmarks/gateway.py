@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.environment import RunningDaemon, announcement_folder, running_daemon, unwrap, workspace
 from benchmarks.gateway_load import chunk_times, first_byte_times, flood
 from benchmarks.idle import resident_mib
-from benchmarks.table import Row, median, percentile, show
+from benchmarks.table import Row, exit_status, median, percentile, show
 from gpumand.testing.consumer_process import consumer_process
 
 ROUNDS, REQUESTS = 15, 200
@@ -239,7 +239,7 @@ def main() -> int:
         os.environ["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
         rows = asyncio.run(measure(folder))
     show(rows)
-    return int(any(row.met is False for row in rows))
+    return exit_status(rows)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,17 @@ from pathlib import Path
 from dbus_fast import Variant
 
 from benchmarks.environment import Client, announcement_folder, consumer_table, running_daemon
-from benchmarks.table import Row, median, percentile
+from benchmarks.table import Row, known_miss, median, percentile
 from gpumand.testing.consumer_process import consumer_process
 
 GOALS = {1: 2.2, 32: 4.0}
 """How many times as long as two Pings the median may take, by number of callers."""
 
 P99_GOAL = 3.0
+
+KNOWN_RATIOS = {(1, 50): 4.5, (1, 99): 4.5, (32, 50): 5.5, (32, 99): 5.5}
+"""The ratios up to which docs/performance.md documents that a goal is missed, by callers and percentile."""
+
 ROUNDS = 32
 CALLS = 128
 """Calls in a round, for one caller and for many alike: short, so that other load on the host affects both alike."""
@@ -47,7 +51,8 @@ async def _compare(client: Client, lifetime: str, callers: int) -> list[Row]:
     await _round(lease, callers)
     rounds = [(await _round(pings, callers), await _round(lease, callers)) for _ in range(ROUNDS)]
     variant = f"{lifetime}, {callers} caller{'s' * (callers > 1)}"
-    return [_row(variant, percent, goal, rounds) for percent, goal in ((50, GOALS[callers]), (99, P99_GOAL))]
+    goals = ((50, GOALS[callers]), (99, P99_GOAL))
+    return [_row(variant, percent, goal, KNOWN_RATIOS[callers, percent], rounds) for percent, goal in goals]
 
 
 async def _lease(client: Client, lifetime: str = "ttl") -> None:
@@ -69,7 +74,7 @@ async def _round(operation: Operation, callers: int) -> list[float]:
     return took
 
 
-def _row(variant: str, percent: int, goal: float, rounds: list[tuple[list[float], list[float]]]) -> Row:
+def _row(variant: str, percent: int, goal: float, known: float, rounds: list[tuple[list[float], list[float]]]) -> Row:
     """A row with the median round of each operation, and the median of the rounds' ratios."""
     ping_usec, lease_usec = (
         median([percentile(took, percent) for took in one]) * 1e6 for one in zip(*rounds, strict=True)
@@ -82,4 +87,5 @@ def _row(variant: str, percent: int, goal: float, rounds: list[tuple[list[float]
         ratio,
         f"≤ {goal:g} times",
         ratio <= goal,
+        known_miss(ratio, known),
     )
