@@ -27,7 +27,6 @@ class Exchange:
         request: the request as aiohttp received it; its body is read only when it is needed.
         connection: the connection that it came in by.
         target: its checked target.
-        client: the client as it is shown in lists.
         origin: what forwarded headers say about the client.
         service: the service that it is for.
         entry: its entry in the table of requests.
@@ -42,7 +41,6 @@ class Exchange:
     request: web.BaseRequest
     connection: Connection
     target: Target
-    client: Client
     origin: Origin
     service: Service
     entry: Entry
@@ -52,6 +50,11 @@ class Exchange:
     listed_origin: str = ""
     elsewhere: Elsewhere | None = None
     response: web.StreamResponse | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client as it is shown in lists. A reload may change its rights while the request waits."""
+        return self.entry.client
 
     @property
     def label(self) -> str:

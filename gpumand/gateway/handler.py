@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpumand.gateway import cors, web
-from gpumand.gateway.access import Access, foreign_site, is_from_foreign_site
+from gpumand.gateway.access import foreign_site, is_from_foreign_site
+from gpumand.gateway.admissions import Admission, Admissions
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.paths import is_for_console
 from gpumand.gateway.dialects import Api, Dialect, dialect_of
@@ -44,7 +45,7 @@ class Gateway:
 
     Args:
         parts: what all handlers share.
-        access: admits clients.
+        admissions: admits requests.
         router: determines the service of a request.
         metrics: observes requests.
         work, look, sockets: the handlers by class.
@@ -54,7 +55,7 @@ class Gateway:
     def __init__(
         self,
         parts: Parts,
-        access: Access,
+        admissions: Admissions,
         router: Router,
         metrics: Metrics,
         *,
@@ -63,7 +64,7 @@ class Gateway:
         sockets: SocketHandler,
         console: Callable[[], Awaitable[Console]],
     ) -> None:
-        self._parts, self._access, self._router, self._metrics = parts, access, router, metrics
+        self._parts, self._admissions, self._router, self._metrics = parts, admissions, router, metrics
         self._work, self._look, self._sockets, self._console = work, look, sockets, console
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -99,16 +100,40 @@ class Gateway:
                 raise refused(
                     508, "loop", "This request has already passed gpumand: the consumer's url names the gateway."
                 )
-            client, origin = self._access.admit(request, connection)
             if connection.body.is_broken:
                 raise bad_body()
-            if connection.listener == GATEWAY and is_for_console(request, target.path):
-                return await (await self._console()).handle(request, connection, target, client, origin)
+            admission = self._admissions.admit(request, connection)
         except Refused as error:
             return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
-        entry = self._parts.table.add(client, "", request.method, target.shown, RouteClass.LOOK)
         try:
-            response = await self._routed(request, connection, target, origin, entry)
+            if connection.listener == GATEWAY and is_for_console(request, target.path):
+                return await self._own_answer(admission, target)
+            return await self._recorded(admission, target)
+        finally:
+            self._admissions.end(admission)
+
+    async def _own_answer(self, admission: Admission, target: Target) -> web.StreamResponse:
+        """Answer a request to the gateway itself."""
+        request, connection = admission.request, admission.connection
+        try:
+            console = await self._console()
+            return await console.handle(request, connection, target, admission.client, admission.origin)
+        except asyncio.CancelledError:
+            if admission.refusal is None or connection.is_gone or admission.task is None:
+                raise
+            admission.task.uncancel()
+            if request.writer.output_size > 0:
+                connection.abort()
+                return _gone()
+            return refusal_response(admission.refusal, Api.OPENAI, request.method)
+
+    async def _recorded(self, admission: Admission, target: Target) -> web.StreamResponse:
+        """Answer a request to a service, which is in the table of requests meanwhile."""
+        request = admission.request
+        entry = self._parts.table.add(admission.client, "", request.method, target.shown, RouteClass.LOOK)
+        admission.entry = entry
+        try:
+            response = await self._routed(request, admission.connection, target, admission.origin, entry)
             entry.status = entry.status or response.status
             return response
         except asyncio.CancelledError:
@@ -137,7 +162,7 @@ class Gateway:
                 raise BadTarget("the path contains an encoded slash")
             entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
             dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
-            exchange = Exchange(request, connection, target, entry.client, origin, service, entry, dialect)
+            exchange = Exchange(request, connection, target, origin, service, entry, dialect)
             exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
             exchange.elsewhere = route.elsewhere
             exchange.is_foreign = is_from_foreign_site(request.headers, self._parts.settings().origins)
@@ -153,11 +178,15 @@ class Gateway:
         try:
             return await self._dispatched(exchange)
         except asyncio.CancelledError:
-            return self._cancelled(exchange)
+            return await self._cancelled(exchange)
 
-    def _cancelled(self, exchange: Exchange) -> web.StreamResponse:
-        """The answer to a request that was cancelled: its client left, an administrator ended it, or we stop."""
-        _end_cancel(exchange.entry, exchange.connection)
+    async def _cancelled(self, exchange: Exchange) -> web.StreamResponse:
+        """The answer to a request that was cancelled: its client left or may not send it now, or it was ended."""
+        entry = exchange.entry
+        _end_cancel(entry, exchange.connection)
+        has_begun = entry.answered_sec is not None or is_websocket(exchange.request)
+        if entry.refusal is not None and not exchange.connection.is_gone and not has_begun:
+            return await self._refuse(exchange, entry.refusal)
         if exchange.response is not None:
             exchange.connection.abort()
             return exchange.response
@@ -218,13 +247,16 @@ def _end_cancel(entry: Entry, connection: Connection) -> None:
         raise asyncio.CancelledError
     if task is not None:
         task.uncancel()
-    entry.status = 503 if entry.is_cancelled else CLIENT_GONE
+    status = entry.refusal.status if entry.refusal is not None else 503
+    entry.status = status if entry.is_cancelled else CLIENT_GONE
 
 
 def _cancel_answer(entry: Entry, connection: Connection, api: Api, method: str) -> web.StreamResponse:
     """The answer to a cancelled request whose answer has not begun."""
     if connection.is_gone:
         return _gone()
+    if entry.refusal is not None:
+        return refusal_response(entry.refusal, api, method)
     text = f"The request was cancelled: {entry.cancel_reason}."
     return refusal_response(Refusal(503, "cancelled", text, entry.cancel_retry_sec), api, method)
 

@@ -87,10 +87,12 @@ class Parts:
         if not ticket.ready.done():
             await self._wait(exchange, ticket.ready, holder)
         try:
-            return endpoint_of(consumer, ticket.ready.result().endpoint)
+            endpoint = endpoint_of(consumer, ticket.ready.result().endpoint)
         except GpumandError as error:
             refusal = refusal_of(error, await self.retry_sec(consumer))
             raise Refused(refusal_for(exchange.client, refusal, consumer, await self.status.names())) from None
+        exchange.entry.is_working = True
+        return endpoint
 
     async def slot(self, exchange: Exchange, holder: Holder) -> Slot:
         """Wait until the consumer of a request has a slot for it. Raises Refused."""

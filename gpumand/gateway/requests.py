@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from gpumand.gateway.refusals import MIN_RETRY_SEC, refused
+from gpumand.gateway.refusals import MIN_RETRY_SEC, Refusal, refused
 from gpumand.gateway.routes.classes import RouteClass
 
 
@@ -55,6 +55,8 @@ class Entry:
         waits_for: why it waits, in one line.
         status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
         cancel_retry_sec: after how many seconds its client may repeat a cancelled request; None = not by itself.
+        refusal: why its client may not send it any more, since a reload of the configuration.
+        is_working: whether the consumer works on it, or may do so: it has its lease.
         sent_bytes: size of the answer so far.
         answered_sec: time from the request to the head of the consumer's answer; None while there is none.
         task: the task of a request.
@@ -78,6 +80,8 @@ class Entry:
     is_cancelled: bool = False
     cancel_reason: str = ""
     cancel_retry_sec: int | None = None
+    refusal: Refusal | None = None
+    is_working: bool = False
     task: asyncio.Task[object] | None = field(default=None, repr=False)
     release: Callable[[], None] | None = field(default=None, repr=False)
 
@@ -151,16 +155,14 @@ class RequestTable:
         if not entry.client.is_local and self._waiting[name] >= self.limits.per_client:
             text = f"{self._waiting[name]} requests of {name} are waiting, the maximum. Try again later."
             raise refused(429, "gpu_busy", text, MIN_RETRY_SEC)
-        self._waiting[name] += 1
+        self._count_wait(name, 1)
         entry.state = State.WAITING
 
     def end_wait(self, entry: Entry) -> None:
         """A request waits no longer; may be called repeatedly."""
         if entry.state is State.WAITING:
             entry.state, entry.waits_for = State.RUNNING, ""
-            self._waiting[entry.client.name] -= 1
-            if not self._waiting[entry.client.name]:
-                del self._waiting[entry.client.name]
+            self._count_wait(entry.client.name, -1)
 
     def get(self, number: int) -> Entry | None:
         """A request in flight by its number."""
@@ -187,6 +189,25 @@ class RequestTable:
         entry.is_cancelled, entry.cancel_reason, entry.cancel_retry_sec = True, reason, retry_sec
         entry.task.cancel()
         return True
+
+    def refuse(self, entry: Entry, refusal: Refusal) -> None:
+        """End a request whose client may not send it any more, unless the consumer works on it."""
+        entry.refusal = refusal
+        if not entry.is_working and entry.task is not None:
+            entry.is_cancelled = True
+            entry.task.cancel()
+
+    def set_client(self, entry: Entry, client: Client) -> None:
+        """Change the client of a request in flight, whose key has got other rights or another name."""
+        if entry.state is State.WAITING:
+            self._count_wait(entry.client.name, -1)
+            self._count_wait(client.name, 1)
+        entry.client = client
+
+    def _count_wait(self, client: str, change: int) -> None:
+        self._waiting[client] += change
+        if not self._waiting[client]:
+            del self._waiting[client]
 
     @staticmethod
     def now() -> float:

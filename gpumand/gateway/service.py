@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from gpumand.config.problems import problem_lines
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.gateway import config
-from gpumand.gateway.access import Access, KeyedAccess
+from gpumand.gateway.access import KeyedAccess
+from gpumand.gateway.admissions import Admissions
 from gpumand.gateway.arbiter_client import BusArbiter
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.busy_checks import BusyChecks
@@ -114,6 +115,7 @@ class GatewayService:
         self._spool = Spool(lambda: state_dir(self.settings), lambda: self.settings.spool_max_mib << 20)
         self._reader = CatalogReader(self._upstreams, lambda: state_dir(self.settings))
         self._console: Console | None = None
+        self._admissions = Admissions(KeyedAccess(lambda: self.settings), self.table)
         self._acceptor = Acceptor(self._handler().handle, settings.max_connections)
         self._listeners = Listeners(self._acceptor, passed)
         self._warning: asyncio.Task[None] | None = None
@@ -130,12 +132,11 @@ class GatewayService:
             ElsewhereHandler(self._fleet, self._upstreams),
         )
         look = LookHandler(parts, self._wakes, StoppedLists(self._reader))
-        access: Access = KeyedAccess(lambda: self.settings)
         offers = Offers(lambda: self.settings, self._status, self._router, self._reader)
         router = EntranceRouter(lambda: self.settings, self._router, offers, self._bodies, self._spool, self._fleet)
         return Gateway(
             parts,
-            access,
+            self._admissions,
             router,
             self.metrics,
             work=WorkHandler(parts, self._job_holder, self._bodies),
@@ -221,6 +222,7 @@ class GatewayService:
         if self._console is not None:
             # A stream shows what its key permitted when it was opened.
             self._console.end_streams()
+        self._admissions.check()
         self.table.limits = _limits(settings)
         self._acceptor.max_connections = settings.max_connections
         self._arbiter.ttl_sec = settings.lease_ttl_sec

@@ -61,11 +61,16 @@ class SocketHandler:
         except BaseException:
             await upstream.close()
             raise
+
+        def own_end() -> websockets.End | None:
+            refusal = exchange.entry.refusal
+            return None if refusal is None else websockets.End(websockets.POLICY_VIOLATION, refusal.message)
+
         if lease is None:
-            await websockets.pump(client, upstream, lambda: None, lambda: None)
+            await websockets.pump(client, upstream, lambda: None, lambda: None, own_end)
         else:
             lease.is_open = True
-            await websockets.pump(client, upstream, lease.before_message, lease.touch)
+            await websockets.pump(client, upstream, lease.before_message, lease.touch, own_end)
         return client
 
 
@@ -104,6 +109,8 @@ class SocketLease:
 
     def before_message(self) -> asyncio.Future[None] | None:
         """A data message of the client waits; the result is awaited if the lease has to be acquired again."""
+        if self._exchange.entry.refusal is not None:
+            raise ConnectionResetError("the client of the WebSocket may not send messages any more")
         self.touch()
         if self._acquiring is None and self._ticket is None:
             self._acquiring = asyncio.ensure_future(self._acquire_again())
@@ -136,11 +143,19 @@ class SocketLease:
             self._timer = asyncio.get_running_loop().call_later(left_sec, self._check)
         else:
             self._drop()
+            self._end_if_refused()
+
+    def _end_if_refused(self) -> None:
+        """Close a WebSocket whose client may not use it any more, now that the consumer's work has ended."""
+        entry = self._exchange.entry
+        if self.is_open and entry.refusal is not None and entry.task is not None:
+            entry.is_cancelled = True
+            entry.task.cancel()
 
     def _drop(self) -> None:
         if (ticket := self._ticket) is None:
             return
-        self._ticket = None
+        self._ticket, self._exchange.entry.is_working = None, False
         is_granted = ticket.ready.done() and not ticket.ready.cancelled() and ticket.ready.exception() is None
         if self.is_open and is_granted:
             self._leave(ticket)

@@ -22,6 +22,8 @@ GOING_AWAY = 1001
 UNSENDABLE = (None, 0, 1005, 1006, 1015)
 """Close codes that stand for the absence of one, and may not be sent."""
 
+POLICY_VIOLATION = 1008
+
 CLOSE_SEC = 5.0
 
 Activity = Callable[[], None]
@@ -84,6 +86,7 @@ async def pump(
     upstream: aiohttp.ClientWebSocketResponse,
     before_message: Callable[[], asyncio.Future[None] | None],
     activity: Activity,
+    own_end: Callable[[], End | None],
 ) -> None:
     """Pass messages until one side closes.
 
@@ -91,6 +94,7 @@ async def pump(
         client, upstream: the two WebSockets.
         before_message: called for each data message of the client; a future is awaited before the message is passed.
         activity: called for each data message of the consumer.
+        own_end: how the client's side is closed if neither side has closed it; None = as if the service was stopped.
     """
     to_upstream = asyncio.ensure_future(_pass(client, upstream, before_message))
     to_client = asyncio.ensure_future(_pass(upstream, client, activity))
@@ -103,7 +107,7 @@ async def pump(
             task.cancel()
         await asyncio.gather(to_upstream, to_client, return_exceptions=True)
         await _close(upstream, ends[0] or End(GOING_AWAY, ""))
-        await _close(client, ends[1] or ends[0] or End(SERVICE_RESTART, "the service was stopped"))
+        await _close(client, ends[1] or ends[0] or own_end() or End(SERVICE_RESTART, "the service was stopped"))
 
 
 def _end_of(task: asyncio.Future[End | None]) -> End | None:

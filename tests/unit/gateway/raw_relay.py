@@ -79,7 +79,7 @@ def exchange_of(request: web.BaseRequest, dialect: Dialect | None = None) -> Exc
     target = check_target(request.method, request.raw_path)
     service = Service("fake", ListenerSettings(name="fake"))
     origin = Origin("127.0.0.1", "localhost")
-    return Exchange(request, connection_of(request), target, client, origin, service, entry, dialect or Dialect())
+    return Exchange(request, connection_of(request), target, origin, service, entry, dialect or Dialect())
 
 
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

@@ -81,7 +81,7 @@ async def test_other_gateway_learns_that_a_client_may_not_see_everything(consume
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         exchange = exchange_of(request)
-        exchange.client = replace(exchange.client, consumers=consumers)
+        exchange.entry.client = replace(exchange.client, consumers=consumers)
         found = await handler.handle(exchange, Elsewhere(OtherHost("gpu2", one.endpoint), "chat", "/x", False))
         assert found is not None
         return found
