@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpumand.domain.errors import GpumandError, NotNowError
+from gpumand.client.errors import NoAnswer, NotRunning
+from gpumand.domain.errors import GpumandError, NotNowError, ShuttingDown
 from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.errors import HostLost
 from gpumand.fleet.intents import Permit
@@ -16,6 +17,9 @@ from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.placement import Candidate, Quote
 from gpumand.fleet.remote_host import HOST_LOST
 from gpumand.fleet.rows import HostRow
+
+AWAY = (HostLost, NotRunning, NoAnswer, ShuttingDown)
+"""Refusals of hosts that are not there now, or whose gpumand restarts: the request may be served a moment later."""
 
 
 class PlacedLease:
@@ -62,6 +66,11 @@ class Attempt:
         self.refusals.pop(machine_id, None)  # the order is that of the last answers
         self.refusals[machine_id] = error
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the wait for a host can help: none that answered has refused the request for another reason."""
+        return all(isinstance(one, AWAY) for one in self.refusals.values())
+
     def error(self) -> GpumandError:
         """The error of the request: of the refusals, one that may end by itself is the most useful."""
         errors = list(self.refusals.values())
@@ -103,6 +112,18 @@ def describe_place(one: Candidate, permit: Permit) -> dict[str, Any]:
         "residency": str(one.consumer.residency),
         "expected_sec": round(one.expected_sec, 3) if math.isfinite(one.expected_sec) else None,
         "degraded": permit.degraded,
+    }
+
+
+def describe_return(row: HostRow) -> dict[str, Any]:
+    """The answer to a PlaceCall for a consumer of a host whose gpumand restarts: its gateway waits for it."""
+    return {
+        "host": row.name,
+        "machine_id": row.machine_id,
+        "gateway": row.gateway,
+        "residency": "unknown",
+        "expected_sec": None,
+        "degraded": "",
     }
 
 

@@ -41,6 +41,7 @@ from gpumand.fleet.lease_streams import serve_lease
 from gpumand.fleet.local_access import check_local, peer_of
 from gpumand.fleet.router import Router
 from gpumand.fleet.row_json import encode_host
+from gpumand.fleet.rows import HostRow
 from gpumand.fleet.table import HostTable
 
 MAX_LEASES = 400
@@ -98,7 +99,11 @@ class LocalApi:
         hosts = []
         for name, row in sorted(view.hosts.items(), key=lambda one: one[1].name):
             state = "lost" if name in losses else "drained" if name in drained else "up"
-            fields = {"state": state, "local": name == self._machine_id, "why": losses.get(name) or row.outdated}
+            fields = {
+                "state": state,
+                "local": name == self._machine_id,
+                "why": losses.get(name) or row.outdated or _absence(row),
+            }
             hosts.append(fields | {"row": json.loads(encode_host(row)), "leases": self._table.leases.of(name)})
         intents = {name: [one.host for one in found] for name, found in view.intents.items()}
         return {"hosts": hosts, "intents": intents, "degraded": self._table.interruption} | dict(self._store_state())
@@ -149,6 +154,10 @@ class LocalApi:
                 self._names.clear()
             self._names[uid] = name
         return f"{self._names[uid]}/{stated}" if stated else self._names[uid]
+
+
+def _absence(row: HostRow) -> str:
+    return "its gpumand gives no answer, so that it serves no requests" if row.is_away else ""
 
 
 def _uid(request: Request) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from gpumand.client.errors import NotRunning
 from gpumand.client.held_lease import Held
 from gpumand.domain.errors import LimitsExceeded, ShuttingDown
 from gpumand.fleet.calls import AcquireCall, DrainCall, LoadCall, PlanCall
@@ -18,6 +20,10 @@ from gpumand.fleet.row_builder import HostFacts
 from gpumand.fleet.rows import HostRow
 from gpumand.fleet.tokens import TokenGuard
 from gpumand.fleet.unique_rules import UniqueRules
+
+CLAIM_WAIT_SEC = 8.0
+"""How long a claim waits for a gpumand that restarts; gateways give it up after 10 s. Requests do not wait here, since
+their routers may know another host."""
 
 
 class LocalLease:
@@ -128,7 +134,7 @@ class LocalHost:
 
         Nothing happens for other consumers. Raises Busy, NotNowError.
         """
-        await self._know(consumer)
+        await self._know(consumer, wait_sec=CLAIM_WAIT_SEC)
         if self._unique is not None:
             await self._unique.promise(consumer)
 
@@ -166,10 +172,19 @@ class LocalHost:
             await held.release()
             raise
 
-    async def _know(self, consumer: str) -> None:
-        """Read the row again if it lacks a consumer: gpumand may have it since a moment, and it may be unique."""
-        if consumer not in self._row().consumers and self._refresh is not None:
-            await self._refresh()
+    async def _know(self, consumer: str, wait_sec: float = 0.0) -> None:
+        """Read the row again if it lacks a consumer: gpumand may have it since a moment, and it may be unique.
+
+        Raises NotRunning if gpumand gives no answer in time: whether the consumer is unique is not known then.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + wait_sec
+        while consumer not in self._row().consumers and self._refresh is not None:
+            await self._refresh()  # once a second at most
+            if not self._row().is_away:
+                return
+            if clock() >= deadline:
+                raise NotRunning(f"gpumand of {self._facts.name} gives no answer at the moment. Try again later.")
 
     def _noted(self, lease: str, via: str, free: Callable[[], None]) -> Callable[[], None]:
         """Note which router a lease came through, until it is released."""

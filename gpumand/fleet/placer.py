@@ -38,8 +38,17 @@ class Placer:
 
     def candidates(self, consumer: str, without: Collection[str]) -> list[Candidate]:
         """The hosts that can serve a request, the best first, by the rows alone."""
+        if self._is_unique_and_absent(consumer):
+            return []
         view = self._table.view()
         return placement.candidates(view, consumer, replicas_at=self._replicas_at(), without=without)
+
+    def _is_unique_and_absent(self, consumer: str) -> bool:
+        """Whether the only host that may have a consumer loaded has it, and its gpumand restarts."""
+        absences = self._table.absences
+        having = [one for one in absences.having(consumer) if one.has_agent and absences.left_sec(one) > 0]
+        rows = [one.row.consumers[consumer] for one in having]
+        return any(one.unique and one.residency in placement.PRESENT for one in rows)
 
     def every(self, consumer: str) -> list[Candidate]:
         """Each host that has the consumer, even if it is drained or another one has it loaded."""
@@ -51,10 +60,12 @@ class Placer:
         """The candidates in order; the best two were asked if it matters. Raises NoSuchConsumer, NoHost."""
         call = attempt.call
         found = self.candidates(call.consumer, without)
-        give_up = min(attempt.deadline, now() + NO_HOST_SEC)
-        while not found and not attempt.refusals:
+        give_up = now() + NO_HOST_SEC
+        # A host that has refused is excluded, so that its return would not end the wait.
+        while not found and not without and attempt.may_wait:
             self.check_known(call.consumer)
-            if not await self._table.wait_changed(give_up - now()):
+            until = min(attempt.deadline, max(give_up, now() + self._table.absences.wait_sec(call.consumer)))
+            if not await self._table.wait_changed(until - now()):
                 raise self.no_host(call.consumer)
             found = self.candidates(call.consumer, without)
         return await self._with_quotes(found, call) if placement.needs_quotes(found) else found
@@ -83,30 +94,77 @@ class Placer:
         except GpumandError as error:
             return error
 
+    async def required_soon(self, name: str, attempt: Attempt) -> HostRow:
+        """As ``required``; a host that was there a moment ago is waited for, within the time of the request."""
+        absences = self._table.absences
+        while (absence := absences.of_host(name)) is not None:
+            if not await self._table.wait_changed(min(attempt.left_sec, absences.left_sec(absence))):
+                break
+        return self.required(name)
+
     def required(self, name: str) -> HostRow:
-        """The host of a name. Raises NoSuchHost, NoHost if its agent is too old, InvalidArgs."""
+        """The host of a name. Raises NoSuchHost, NoHost if it is absent or its agent is too old, InvalidArgs."""
         if not name:
             raise InvalidArgs('on is missing: send the name of a host, such as {"on": "gpu2"}')
         if (known := self._table.find(name)) is None:
+            if (absence := self._table.absences.of_host(name)) is not None:
+                raise NoHost(
+                    f"{self._table.absences.describe(absence)} is not reachable at the moment. Try again later."
+                )
             there = ", ".join(sorted(one.row.name for one in self._table.rows.values())) or "none"
             raise NoSuchHost(f"the fleet has no host {name!r}; it has {there}")
         if known.row.outdated:
             raise NoHost(f"{known.row.name} {known.row.outdated}.")
         return known.row
 
+    def returning(self, consumer: str, without: Collection[str]) -> HostRow | None:
+        """The host to use if no other one can be: its gpumand restarts, and its gateway waits for that.
+
+        None where another host can be used, or none is expected back.
+        """
+        if self.candidates(consumer, without):
+            return None
+        absences, losses = self._table.absences, self._table.losses()
+        for one in absences.having(consumer):
+            known = self._table.rows.get(one.row.machine_id)
+            is_there = known is not None and known.row.gateway and one.row.machine_id not in {*losses, *without}
+            if known is not None and is_there and absences.left_sec(one) > 0:
+                return known.row
+        return None
+
     def check_known(self, consumer: str) -> None:
-        """Raise NoSuchConsumer if no host that publishes all of its consumers has this one."""
+        """Raise NoSuchConsumer if all consumers of all hosts are known, and this one is not among them.
+
+        Hosts that were there a moment ago count with the consumers that they had.
+        """
         rows = [one.row for one in self._table.rows.values()]
-        if rows and not any(consumer in row.consumers or row.omitted for row in rows):
+        remembered = [one.row for one in self._table.absences.current]
+        may_have = any(consumer in row.consumers or row.omitted for row in (*rows, *remembered))
+        if rows and not may_have and not self._unknown():
             there = ", ".join(sorted(row.name for row in rows))
             raise NoSuchConsumer(f"no host of the fleet has a consumer {consumer!r}; the hosts that answer: {there}")
 
     def no_host(self, consumer: str) -> GpumandError:
         """The error of a request that no host can serve now, with the state of each host that has the consumer."""
         rows = [one.row for one in self._table.rows.values() if consumer in one.row.consumers]
+        absences = self._table.absences
+        absent = [absences.describe(one) for one in absences.having(consumer)]
+        if not rows and absent:
+            which = f"the host that has {consumer} is" if len(absent) == 1 else f"the hosts that have {consumer} are"
+            return NoHost(f"{which} not reachable at the moment: {', '.join(absent)}. Try again later.")
         if not rows:
-            reason = self._table.interruption or "no host has published it"
+            reason = self._table.interruption or self._unknown() or "no host has published it"
             return NoHost(f"no host of the fleet is known that has {consumer}: {reason}")
         losses, drained = self._table.losses(), self._table.drained
         states = [f"{row.name} {describe_state(row, losses, drained)}" for row in rows]
+        states += [f"{one} is not reachable" for one in absent]
         return NoHost(f"no host of the fleet can serve {consumer} now: {', '.join(states)}")
+
+    def _unknown(self) -> str:
+        """The hosts of which no consumers are known, because their gpumand gives no answer; "" = none."""
+        remembered = {one.row.machine_id for one in self._table.absences.current}
+        rows = (one.row for one in self._table.rows.values())
+        names = sorted(row.name for row in rows if row.is_away and row.machine_id not in remembered)
+        return (
+            f"the consumers of {', '.join(names)} are not known, because gpumand gives no answer there" if names else ""
+        )

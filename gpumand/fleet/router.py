@@ -7,9 +7,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from gpumand.client.errors import NoAnswer, NotRunning
 from gpumand.domain.errors import GpumandError, InvalidArgs, NotNowError, WouldDeadlock
 from gpumand.fleet import placement
-from gpumand.fleet.attempts import Attempt, PlacedLease, describe_place, describe_plan, now, quote_of
+from gpumand.fleet.absences import RETURN_SEC
+from gpumand.fleet.attempts import (
+    AWAY,
+    Attempt,
+    PlacedLease,
+    describe_place,
+    describe_plan,
+    describe_return,
+    now,
+    quote_of,
+)
 from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import HostLost, NoHost, NotResident, StaleToken
 from gpumand.fleet.intents import SETTLE_SEC, Elsewhere, Intents, Permit
@@ -131,6 +142,8 @@ class Router:
         """
         known = (self._table.find(name) for name in call.without)
         without = {one.row.machine_id for one in known if one is not None}
+        if (row := self._placer.returning(call.consumer, without)) is not None:
+            return describe_return(row)
         attempt = Attempt(AcquireCall(call.consumer, 0.0), now())
         for _ in range(MAX_CORRECTIONS):
             found = await self._placer.placed(attempt, without)
@@ -220,19 +233,27 @@ class Router:
                 break
             if (lease := await self._try(attempt, found[0], attempt.left_sec)) is not None:
                 return lease
-            if not isinstance(attempt.refusals.get(found[0].row.machine_id), HostLost):
+            if not isinstance(attempt.refusals.get(found[0].row.machine_id), AWAY):
                 break
+            await self._table.wait_changed(min(attempt.left_sec, CORRECTION_SEC))  # the row may show it a moment later
         raise attempt.error() if attempt.refusals else self._placer.no_host(attempt.call.consumer)
 
     async def _acquire_on(self, attempt: Attempt) -> PlacedLease:
         """Acquire on the host that the caller names, whatever placement thinks of it."""
-        row = self._placer.required(attempt.call.on)
-        sent = self._sent(attempt.call, Basis.NONE, None, attempt.call.wait_sec)
-        try:
-            lease = await self._host(row).acquire(sent)
-        except HostLost as error:
-            self._table.note_lost(row.machine_id, error.message)
-            raise
+        give_up = now() + min(attempt.left_sec, RETURN_SEC)
+        while True:
+            row = await self._placer.required_soon(attempt.call.on, attempt)
+            sent = self._sent(attempt.call, Basis.NONE, None, max(0.0, attempt.left_sec))
+            try:
+                lease = await self._host(row).acquire(sent)
+                break
+            except HostLost as error:
+                self._table.note_lost(row.machine_id, error.message)
+                raise
+            except (NotRunning, NoAnswer):  # gpumand there restarts, and the row shows it a moment later
+                if now() >= give_up:
+                    raise
+                await self._table.wait_changed(min(give_up - now(), CORRECTION_SEC))
         return PlacedLease(lease, "", lambda: self._table.note_lost(row.machine_id, "its lease broke off"))
 
     async def _permit(self, attempt: Attempt, found: list[Candidate]) -> Permit:

@@ -89,7 +89,7 @@ class HostRow:
         name: host name, for people.
         url: address of its agent.
         gateway: address of its gateway, where its consumers are reached; "" = it has none.
-        version: version of gpumand.
+        version: version of gpumand; "" while it gives the agent no answer.
         api: version of the protocol.
         devices: its devices, in the order of their indices.
         ram_mib: available RAM; None where unknown.
@@ -120,6 +120,11 @@ class HostRow:
     def order(self) -> tuple[int, int]:
         """Of two rows of a host, the one with the higher order is the newer one."""
         return self.epoch, self.seq
+
+    @property
+    def is_away(self) -> bool:
+        """Whether gpumand gives the agent no answer, as while it restarts. The host's consumers are then unknown."""
+        return not self.version and not self.consumers
 
     @property
     def outdated(self) -> str:

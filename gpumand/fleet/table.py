@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from gpumand.fleet.absences import Absences
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
 from gpumand.fleet.lease_rows import PublishedLeases
@@ -68,11 +69,13 @@ class HostTable:
     Attributes:
         interruption: why the store gives no news; "" while it does.
         leases: the leases that the hosts publish.
+        absences: the hosts that were in the table a moment ago.
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], float]) -> None:
         self.interruption = "the store was not read yet"
         self.leases = PublishedLeases(keys)
+        self.absences = Absences(clock)
         self._keys, self._clock = keys, clock
         self._rows: dict[str, KnownRow] = {}
         self._intents: dict[str, KnownIntent] = {}
@@ -180,7 +183,7 @@ class HostTable:
         """Take over this host's own row while the store gives no news: a host alone still serves its own users."""
         known = self._rows.get(row.machine_id)
         if self.interruption and (known is None or row.order > known.row.order):
-            self._rows[row.machine_id] = KnownRow(row, 0 if known is None else known.revision)
+            self._keep(KnownRow(row, 0 if known is None else known.revision))
             self._announce()
 
     def forget_intent(self, key: str, value: str) -> None:
@@ -266,11 +269,19 @@ class HostTable:
             raise InvalidJson(f"there are {MAX_HOSTS} hosts, which is the limit")
         # Rows can arrive in another order than they were written, from peers and after an interruption.
         if known is None or row.order >= known.row.order:
-            self._rows[machine_id] = KnownRow(row, revision)
+            self._keep(KnownRow(row, revision))
+
+    def _keep(self, known: KnownRow) -> None:
+        before = self._rows.get(known.row.machine_id)
+        self.absences.replaced(None if before is None else before.row, known.row)
+        self._rows[known.row.machine_id] = known
 
     def _remove_row(self, machine_id: str) -> None:
         """Forget a row. If the host was lost, any row that it publishes later is a new one, whatever its order."""
-        if self._rows.pop(machine_id, None) is not None and (loss := self._losses.get(machine_id)) is not None:
+        if (known := self._rows.pop(machine_id, None)) is None:
+            return
+        self.absences.removed(known.row)
+        if (loss := self._losses.get(machine_id)) is not None:
             self._losses[machine_id] = replace(loss, order=_BEFORE_ALL)
 
     def _remove(self, key: str) -> None:

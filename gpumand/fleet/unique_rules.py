@@ -64,6 +64,7 @@ class UniqueRules:
     ) -> None:
         self.claims: UniqueClaims | None = None
         self._row, self._name_of, self._unload = row, name_of, unload
+        self._names: frozenset[str] = frozenset()
         self._leases: dict[str, set[GuardedLease]] = {}
         self._claimed: set[str] = set()
         self._claiming: set[str] = set()
@@ -76,6 +77,8 @@ class UniqueRules:
     def is_unique(self, consumer: str) -> bool:
         """Whether a consumer of this host may be loaded on one host only."""
         found = self._row().consumers.get(consumer)
+        if found is None and self._row().is_away:
+            return consumer in self._names  # a restart of gpumand does not change that
         return found is not None and found.unique
 
     async def require(self, consumer: str) -> None:
@@ -147,7 +150,9 @@ class UniqueRules:
     def held(self) -> list[str]:
         """The consumers that this host holds now."""
         claims = self.claims
-        return [] if claims is None else [one for one in self._row().consumers if claims.holds(one)]
+        # While gpumand restarts, the row has no consumers, and those of before may be loaded all the same.
+        known = {*self._row().consumers, *self._names}
+        return [] if claims is None else sorted(one for one in known if claims.holds(one))
 
     async def end_all(self) -> bool:
         """Unload what this host holds, at the end of the process; return whether nothing is left loaded.
@@ -185,6 +190,8 @@ class UniqueRules:
 
     def note_row(self, row: HostRow) -> None:
         """Claim what is loaded here without the fleet, and give up what is not loaded any more."""
+        if not row.is_away:
+            self._names = frozenset(name for name, one in row.consumers.items() if one.unique)
         for name, consumer in row.consumers.items():
             if consumer.unique and self.claims is not None:
                 self._follow(name, consumer, self.claims)

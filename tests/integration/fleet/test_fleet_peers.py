@@ -31,7 +31,7 @@ def test_two_hosts_without_etcd_serve_each_other_and_go_on_alone(fleet: Fleet) -
     fleet["gpu2"].stop_agent()
 
     assert where(fleet["gpu1"], "near") == "gpu1"
-    said = "no host of the fleet has a consumer 'far'; the hosts that answer: gpu1"
+    said = "the host that has far is not reachable at the moment: gpu2 (it has not been in the fleet for"
     until("the other host is missed", lambda: said in where(fleet["gpu1"], "far"), fleet["gpu1"].log.read_text)
     assert where(fleet["gpu1"], "near") == "gpu1"
 

@@ -53,6 +53,29 @@ async def test_requests_that_are_not_placed_load_it_on_one_host_only(pair: Pair)
     assert len(served[0].services["shared"].used) == 4
 
 
+async def test_request_waits_while_gpumand_of_the_host_that_has_it_restarts(pair: Pair) -> None:
+    assert (await direct(pair, pair.two))[0] == 200
+    gpumand = pair.two.host.gpumand
+    await asyncio.to_thread(gpumand.stop_daemon)
+    try:
+        await wait_until("the agents know that gpumand gives no answer", lambda: _is_absent(pair.one))
+        waiting = asyncio.ensure_future(pair.chat(pair.one, "shared-model"))
+        await asyncio.sleep(0.5)
+        assert not waiting.done(), waiting.result()
+    finally:
+        await asyncio.to_thread(gpumand.start_daemon)
+    async with asyncio.timeout(60):
+        status, answer = await waiting
+    assert status == 200, answer
+    assert len(pair.two.services["shared"].used) == 2
+    assert pair.one.services["shared"].used == []
+
+
+async def _is_absent(side: Side) -> bool:
+    hosts = await asyncio.to_thread(side.host.hosts)
+    return "gpumand gives no answer" in hosts["gpu2"]["why"]
+
+
 async def test_without_the_store_it_is_not_loaded(pair: Pair, own_etcd: PlainEtcd) -> None:
     own_etcd.kill()
 

@@ -301,3 +301,32 @@ async def test_fleet_with_static_peers_unloads_nothing_at_the_end() -> None:
     await made.show(residency=RESIDENT)
     assert await made.rules.end_all()
     assert made.unloaded == []
+
+
+# -- while gpumand restarts, the row has no consumers ------------------------------------------------------------------
+
+
+async def test_claims_and_guards_stay_while_gpumand_restarts() -> None:
+    made = Host()
+    made.row = replace(made.row, version="1")
+    await made.show(residency=RESIDENT)
+    made.row = replace(made.row, version="", consumers={})
+    made.rules.note_row(made.row)
+    assert made.rules.is_unique("chat")
+    assert not made.rules.is_unique("image")
+    assert made.rules.held == ["chat"]
+    assert made.claims.released == []
+    lease = made.rules.guard("chat", ScriptedLease("gpu1"))
+    made.claims.held.clear()
+    fencing = asyncio.ensure_future(made.rules.fenced(frozenset({"chat"})))
+    async with asyncio.timeout(30):
+        assert await lease.wait_ended() == FENCED
+        await lease.release()
+        await fencing
+
+
+async def test_consumer_that_gpumand_no_longer_has_is_no_unique_one() -> None:
+    made = Host()
+    made.row = replace(made.row, version="1", consumers={})
+    made.rules.note_row(made.row)
+    assert not made.rules.is_unique("chat")
