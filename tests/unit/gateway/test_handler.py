@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
+from gpumand.gateway.admissions import Admissions
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.handler import CLIENT_GONE, Gateway
@@ -43,7 +44,10 @@ def gateway(table: RequestTable, reader: Reader, ends: Ends) -> Gateway:
     parts: Any = SimpleNamespace(settings=GatewaySettings, table=table)
     access: Any = SimpleNamespace(admit=lambda *_: (Client("127.0.0.1"), Origin("127.0.0.1", "localhost")))
     none = cast(Any, None)
-    return Gateway(parts, access, cast(Any, reader), cast(Any, ends), work=none, look=none, sockets=none, console=none)
+    admissions = Admissions(access, table)
+    return Gateway(
+        parts, admissions, cast(Any, reader), cast(Any, ends), work=none, look=none, sockets=none, console=none
+    )
 
 
 @pytest.mark.parametrize("path", [b"/", b"/v1/chat/completions", b"/api/chat"])
