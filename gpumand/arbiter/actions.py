@@ -7,9 +7,10 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from gpumand.arbiter.deferred_unloads import POLL_SEC, DeferredUnload, GivesWay, never_gives_way
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, remainder, shared_units
-from gpumand.domain.consumer import STOPPING, BusyRoute, ConsumerSpec, EvictionMethod, UnitActivity
+from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, UnitActivity
 from gpumand.domain.device import Devices, Sample, parse_devices
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.eviction_check import SLACK_MIB, EvictionCheck, MultiDeviceEvictionCheck
@@ -22,9 +23,6 @@ log = logging.getLogger(__name__)
 
 FREED_POLL_SEC = 0.075
 """Seconds between VRAM readings during an eviction: short enough that a load starts within 100 ms of free memory."""
-
-DEFERRED_POLL_SEC = 0.5
-"""The same while an unload may wait for running requests."""
 
 RECHECK_AFTER_FAILURE_SEC = 0.5
 """Seconds for which VRAM is read after an eviction method failed; a process that died frees its memory in that time."""
@@ -53,6 +51,7 @@ class Actions:
         why_not: Callable[[], Awaitable[str]],
         *,
         respect_busy: bool = True,
+        gives_way: GivesWay = never_gives_way,
     ) -> EvictionReport:
         """Take a consumer's VRAM back by its methods in order, until readings show it free on all of its devices.
 
@@ -63,6 +62,7 @@ class Actions:
             is_enough_free: whether the memory needed is free; then the rest is not waited for.
             why_not: called before each further method; why the consumer must not be evicted any more, "" when it may.
             respect_busy: wait for requests that an unload may wait for; not so for a forced eviction.
+            gives_way: for how many jobs an unload that frees nothing is to be given up; 0 = it is waited for.
 
         Returns:
             The completed report. ``error`` is "" when the memory was observed to become free.
@@ -77,8 +77,9 @@ class Actions:
             if report.tried and (why := await why_not()):
                 report = replace(report, error=f"{report.error}; no other method was tried: {why}")
                 break
-            report = await self._try_method(report, method, check, is_enough_free, respect_busy=respect_busy)
-            if not report.error:
+            waits = gives_way if respect_busy else None
+            report = await self._try_method(report, method, check, is_enough_free, waits)
+            if not report.error or report.deferred_by:
                 break
             log.warning("evicting %s by %s: %s", report.consumer, method, report.error)
         return replace(report, duration_usec=int((self._state.clock.monotonic() - began) * 1e6))
@@ -117,8 +118,7 @@ class Actions:
         method: EvictionMethod,
         check: MultiDeviceEvictionCheck,
         is_enough_free: Callable[[], bool],
-        *,
-        respect_busy: bool,
+        gives_way: GivesWay | None,
     ) -> EvictionReport:
         report = replace(report, method=str(method), tried=(*report.tried, str(method)), error="")
         try:
@@ -129,7 +129,7 @@ class Actions:
             if isinstance(failed, UnitFailed) and failed.reason in STARTED_AGAIN and not check.spec.lazy:
                 return self._started_again(report, failed)
             return await self._check_after_failure(replace(report, error=str(failed)), check)
-        return await self._wait_until_freed(report, check, is_enough_free, respect_busy=respect_busy)
+        return await self._wait_until_freed(report, check, is_enough_free, gives_way)
 
     def _started_again(self, report: EvictionReport, failed: UnitFailed) -> EvictionReport:
         """Its memory may be free at this moment, but the new run is about to take it again, so it stays reserved."""
@@ -199,10 +199,12 @@ class Actions:
         report: EvictionReport,
         check: MultiDeviceEvictionCheck,
         is_enough_free: Callable[[], bool],
-        *,
-        respect_busy: bool,
+        gives_way: GivesWay | None,
     ) -> EvictionReport:
-        """Wait until readings show the memory free, for ``settle_timeout_sec``, or longer for running requests."""
+        """Wait until readings show the memory free, for ``settle_timeout_sec``, or longer for running requests.
+
+        ``gives_way`` None = running requests are not waited for.
+        """
         clock = self._state.clock
         waited_sec = self._state.settings.scheduler.settle_timeout_sec
         deadline = clock.monotonic() + waited_sec
@@ -211,6 +213,7 @@ class Actions:
             # reported success, and the report says that this is not verified.
             return replace(report, freed_mib=0, verified=False)
         last_mib, since, began = None, clock.monotonic(), clock.monotonic()
+        unload = DeferredUnload(self._state, self._routes, report, gives_way or never_gives_way)
         while True:
             await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
@@ -228,29 +231,12 @@ class Actions:
             if freed_mib is not None and has_rested and self._is_residual(report, check):
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
-            if is_late and not (respect_busy and await self._is_deferred(report, check.spec, began)):
-                return self._timed_out(report, check, freed_mib, waited_sec)
+            jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
+            if jobs or (is_late and (gives_way is None or not await unload.is_waited_for())):
+                given_up = replace(report, freed_mib=freed_mib or 0, error=_put_off(jobs), deferred_by=jobs)
+                return given_up if jobs else self._timed_out(report, check, freed_mib, waited_sec)
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
-            await clock.sleep(DEFERRED_POLL_SEC if is_late else FREED_POLL_SEC)
-
-    async def _is_deferred(self, report: EvictionReport, spec: ConsumerSpec, began: float) -> bool:
-        """Whether an unload by route may wait for running requests, as Ollama's does, which its stop would cut off.
-
-        A server with a busy check was asked before. Of another one the connections of its clients are evidence for the
-        grace period of its work; they may be idle.
-
-        Args:
-            report: the eviction.
-            spec: the victim.
-            began: when the memory was first waited for, in monotonic seconds.
-        """
-        is_over = self._state.clock.monotonic() - began >= spec.busy_grace_sec
-        if report.method != EvictionMethod.HTTP or spec.busy is not None or not spec.url or is_over:
-            return False
-        clients = (await self._routes.probe_busy(replace(spec, busy=BusyRoute("", connections=True)))).jobs
-        if clients:
-            log.debug("%s: its unload may wait for the requests of %d connected clients", spec.name, clients)
-        return bool(clients)
+            await clock.sleep(POLL_SEC if is_late else FREED_POLL_SEC)
 
     @staticmethod
     def _is_proof(report: EvictionReport, freed_mib: int) -> bool:
@@ -305,6 +291,10 @@ class Actions:
     def _may_stop_more(report: EvictionReport, spec: ConsumerSpec) -> bool:
         """Whether a method is left that ends processes: a container lives on when its ``docker run`` is killed."""
         return any(method in STOPPING and str(method) not in report.tried for method in spec.evict)
+
+
+def _put_off(jobs: int) -> str:
+    return f"its unload waits for the requests of {jobs} client{'' if jobs == 1 else 's'}"
 
 
 def residency_after(report: EvictionReport, consumer: ConsumerState) -> Residency:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
+from gpumand.arbiter.deferred_unloads import BY_CONNECTIONS
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import busyness, shared_units
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
@@ -36,14 +37,16 @@ class BusyProbes:
         Only where it may be loaded: some servers load their model when they get a request.
         """
         consumer = self._state.ledger.consumers.get(name)
-        if (
-            consumer is None
-            or consumer.spec.busy is None
-            or (consumer.residency not in EVICTABLE and not _is_unloading(consumer) and not self._holds_rest(name))
-        ):
+        if consumer is None or _busy_check(consumer) is None:
+            return
+        if consumer.residency not in EVICTABLE and not _is_unloading(consumer) and not self._holds_rest(name):
+            if consumer.jobs is not None or consumer.unload_deferred:
+                # Without memory it blocks no request, whatever it answered while it had some.
+                self._state.ledger.update(name, jobs=None, unload_deferred=False)
             return
         requested_at = self._state.clock.monotonic()
-        answer = await self._routes.probe_busy(await self._without_waking(consumer.spec))
+        spec = replace(consumer.spec, busy=_busy_check(consumer))
+        answer = await self._routes.probe_busy(await self._without_waking(spec))
         if answer.jobs is None:
             log.debug("consumer %s: the busy check failed: %s", name, answer.error)
         elif answer.error and consumer.residency in EVICTABLE and name not in self._refused:
@@ -73,7 +76,7 @@ class BusyProbes:
         if spec.health is None or not spec.health.sleeping:
             return spec
         health = await self._routes.probe_health(spec)
-        return replace(spec, busy=BusyRoute("", connections=True)) if health.sleeping else spec
+        return replace(spec, busy=BY_CONNECTIONS) if health.sleeping else spec
 
     def _holds_rest(self, name: str) -> bool:
         """Whether its server holds memory without a model; stopping its unit for that could interrupt new work."""
@@ -87,6 +90,29 @@ class BusyProbes:
         await self.probe_unit(name)
         consumer = self._state.ledger.consumers.get(name)
         return "" if consumer is None else busyness.busy_exemption(consumer, self._state.clock.monotonic())
+
+    async def jobs_behind_unload(self, name: str) -> int:
+        """Number of jobs for which a server puts off the unload that was requested of it; 0 = none is known of.
+
+        Of a server without a busy check the connections of its clients count, until its grace period is over.
+        """
+        consumer, now = self._state.ledger.consumers.get(name), self._state.clock.monotonic()
+        if consumer is None or (consumer.spec.busy is None and not consumer.spec.url):
+            return 0
+        if consumer.spec.busy is not None:
+            await self.probe(name)
+        else:
+            answer = await self._routes.probe_busy(replace(consumer.spec, busy=BY_CONNECTIONS))
+            if name in self._state.ledger.consumers:
+                self._state.ledger.update(name, jobs=answer.jobs, unload_deferred=bool(answer.jobs))
+        consumer = self._state.ledger.consumers.get(name)
+        return (consumer.jobs or 0) if consumer is not None and busyness.busy_exemption(consumer, now) else 0
+
+    def note_deferred(self, name: str, jobs: int) -> None:
+        """Record that an unload was given up for the jobs or clients that it waits for."""
+        self._state.ledger.update(name, jobs=jobs, unload_deferred=True)
+        self._record_work(name)
+        self.record_demand([name])
 
     def record(self, name: str, answer: BusyReport, requested_at: float) -> None:
         """Store an answer to a busy check.
@@ -110,7 +136,7 @@ class BusyProbes:
         elif answer.jobs == 0 and requested_at >= consumer.idle_since:
             self._state.ledger.end_claim(name)  # idle since its lease ended: it loads nothing for its last request
         if consumer.blocking_since is not None and (not jobs or self._demand_expired(name, now)):
-            self._state.ledger.update(name, blocking_since=None)
+            self._state.ledger.update(name, blocking_since=None, unload_deferred=False)
 
     def _record_work(self, name: str) -> None:
         """Count work as use: the idle time starts now, and this is the last use."""
@@ -139,13 +165,18 @@ class BusyProbes:
             if consumer.jobs is not None and name not in awaited and age_sec > DEMAND_TTL_SEC:
                 self._state.ledger.update(name, jobs=None)
             if consumer.blocking_since is not None and self._demand_expired(name, now):
-                self._state.ledger.update(name, blocking_since=None)
+                self._state.ledger.update(name, blocking_since=None, unload_deferred=False)
 
     def awaited(self) -> list[str]:
         """Consumers that a request currently waits for to become idle."""
         now = self._state.clock.monotonic()
         self._demanded_at = {name: at for name, at in self._demanded_at.items() if name in self._state.ledger.consumers}
         return [name for name, at in self._demanded_at.items() if now - at <= DEMAND_TTL_SEC]
+
+
+def _busy_check(consumer: ConsumerState) -> BusyRoute | None:
+    """The busy check; of a consumer without one that puts its unload off, the connections of its clients."""
+    return BY_CONNECTIONS if consumer.spec.busy is None and consumer.unload_deferred else consumer.spec.busy
 
 
 def _is_unloading(consumer: ConsumerState) -> bool:

@@ -98,7 +98,7 @@ def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed)
         evict=tuple(map(str, consumer.spec.evict)),
         lazy=consumer.spec.lazy,
         used_mib_history=history,
-        busy=None if consumer.spec.busy is None or consumer.jobs is None else consumer.jobs > 0,
+        busy=_is_busy(consumer),
     )
 
 
@@ -122,6 +122,12 @@ def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
         spec.vram_auto,
         spec.container,
     )
+
+
+def _is_busy(consumer: ConsumerState) -> bool | None:
+    """Whether it reports work, or puts an unload off for its clients; None = unknown."""
+    is_known = consumer.spec.busy is not None or consumer.unload_deferred
+    return consumer.jobs > 0 if is_known and consumer.jobs is not None else None
 
 
 def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:

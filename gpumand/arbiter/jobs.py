@@ -10,6 +10,7 @@ from functools import partial
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.actions import Actions, residency_after
 from gpumand.arbiter.busy_probes import BusyProbes
+from gpumand.arbiter.deferred_unloads import GivesWay, never_gives_way
 from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.state import ArbiterState
@@ -18,6 +19,7 @@ from gpumand.domain import budget, parking, shared_units, victims
 from gpumand.domain.backoff import backoff_sec
 from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.decision import Decision
+from gpumand.domain.deferred_unloads import other_plan_suffices
 from gpumand.domain.device import Devices, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
@@ -88,7 +90,7 @@ class Jobs:
                 if self._may_be_busy(victim.consumer):
                     await self._busy_probes.probe_unit(victim.consumer)
                     continue
-            await self._evict_for(victim, place, entry)
+            await self._evict_for(victim, place, entry, is_still_wanted)
             probed.clear()
         if decision.verdict is Verdict.GRANT and not decision.resident and is_still_wanted():
             return await self._load(place, decision, entry)
@@ -98,7 +100,7 @@ class Jobs:
         """Whether a consumer, or another one that a stop of its unit would end too, has a busy check."""
         ledger, state = self._state.ledger, self._state.consumer(name)
         in_unit = shared_units.others_in_unit(ledger.consumers, state, ledger.sharing)
-        return any(one.spec.busy is not None for one in (state, *in_unit))
+        return any(one.spec.busy is not None or one.unload_deferred for one in (state, *in_unit))
 
     def end(self, place: Devices) -> None:
         """Release the devices and, unless a lease was granted, the reservation for the job's consumer."""
@@ -126,7 +128,9 @@ class Jobs:
 
     # -- evicting ------------------------------------------------------------------------------------------------
 
-    async def _evict_for(self, victim: PlannedEviction, place: Devices, entry: WaitingRequest) -> None:
+    async def _evict_for(
+        self, victim: PlannedEviction, place: Devices, entry: WaitingRequest, is_still_wanted: Callable[[], bool]
+    ) -> None:
         """Evict one victim of the plan. There must be no await between the decision and this call."""
         entry.evictions += 1
         consumer = entry.request.consumer
@@ -138,6 +142,12 @@ class Jobs:
             busy_reason = await self._busy_probes.busy_exemption(victim.consumer)
             return self._exemption_reason(victim.consumer, consumer) or busy_reason
 
+        async def gives_way() -> int:
+            """For how many jobs the unload is given up: where another plan suffices, or no request waits any more."""
+            if is_still_wanted() and not self._other_plan_suffices(victim.consumer, place, entry):
+                return 0
+            return await self._busy_probes.jobs_behind_unload(victim.consumer)
+
         victim_state = self._state.consumer(victim.consumer)
         # All methods are tried in order if the plan starts with the first one. Otherwise only the planned one: a
         # victim that must not be parked (host RAM has no room) must not be parked as a second attempt either.
@@ -147,12 +157,19 @@ class Jobs:
         method = "" if may_fall_back else victim.method
         device = format_devices(self._state.view().devices_of(victim_state) or place)
         report = EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
-        report = await self.evict(report, lambda: self._has_enough_free(place, consumer), why_not_now)
+        enough = partial(self._has_enough_free, place, consumer)
+        report = await self.evict(report, enough, why_not_now, gives_way=gives_way)
         if not report.error:
             entry.evicted.append(victim.consumer)
+        elif report.deferred_by:
+            entry.evictions -= 1  # nothing was evicted: the limit of evictions is left to the other plan
         elif not busy_reason and self._state.consumer(victim.consumer).residency is not Residency.UNLOADING:
             # A busy victim has not failed and can be evicted when it is idle, and one that still stops is waited for.
             entry.evict_failed.add(victim.consumer)
+
+    def _other_plan_suffices(self, victim: str, place: Devices, entry: WaitingRequest) -> bool:
+        view = self._state.view(frozenset(entry.evict_failed))
+        return other_plan_suffices(view, entry.requirement, place, victim)
 
     def _exemption_reason(self, name: str, consumer: str) -> str:
         consumers = self._state.ledger.consumers
@@ -176,26 +193,34 @@ class Jobs:
         why_not_now: Callable[[], Awaitable[str]],
         *,
         respect_busy: bool = True,
+        gives_way: GivesWay = never_gives_way,
     ) -> EvictionReport:
         """Evict one consumer on devices taken by a job, then count and announce the eviction.
 
         The caller must have taken a reading just before. Arguments and result are those of ``Actions.evict``.
         """
         claimed_at = self._state.consumer(report.consumer).claimed_at
-        report = await self._actions.evict(report, is_enough_free, why_not_now, respect_busy=respect_busy)
+        report = await self._actions.evict(
+            report, is_enough_free, why_not_now, respect_busy=respect_busy, gives_way=gives_way
+        )
         self._actions.finish_stop(report)
         residency = residency_after(report, self._state.consumer(report.consumer))
         if report.error and self._state.orphans.belong_to(report.consumer):
             residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now
         may_come = EvictionMethod.HTTP in report.tried or self._state.consumer(report.consumer).unload_pending
         is_pending = bool(report.error) and may_come and residency is Residency.UNKNOWN
-        self._state.ledger.update(report.consumer, unload_pending=is_pending)
+        self._state.ledger.update(report.consumer, unload_pending=is_pending, unload_deferred=False)
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
-        self._state.set_residency(report.consumer, residency, error=report.error, unit_moved=False)
+        error = "" if report.deferred_by else report.error
+        self._state.set_residency(report.consumer, residency, error=error, unit_moved=False)
         if not report.error and self._state.consumer(report.consumer).claimed_at == claimed_at:
             # It loads nothing any more for its last request. A newer reservation is for a unit that started again.
             self._state.ledger.end_claim(report.consumer)
-        if report.error:
+        if report.deferred_by:
+            self._busy_probes.note_deferred(report.consumer, report.deferred_by)
+            log.info("%s: %s, and another plan is made: it counts as busy", report.consumer, report.error)
+            self._announce(None)
+        elif report.error:
             log_messages.eviction_failed(report)
             self._state.count(eviction_failures=1)
             self._announce(EvictionFailed(report))
@@ -299,6 +324,7 @@ class Jobs:
             has_served=True,
             memory_missing=False,
             unload_pending=False,
+            unload_deferred=False,
             start_overdue=False,
             sleeping=sleeps,
         )

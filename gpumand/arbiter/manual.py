@@ -25,6 +25,7 @@ from gpumand.domain.errors import Busy, EvictionFailed, InvalidArgs, ShuttingDow
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import LeaseEnd
 from gpumand.domain.lease_wording import describe_lease_list, how_to_release
+from gpumand.domain.planning import decide
 from gpumand.domain.request import ManualResult
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
@@ -105,6 +106,10 @@ class ManualOperations:
     @staticmethod
     def _what_to_check(report: EvictionReport) -> str:
         """Advice after a failed eviction; "" where no method was tried, since the error says why."""
+        if report.deferred_by:
+            return (
+                " Requests wait for the device, so this was not waited for. Use the option 'force' to evict it anyway."
+            )
         checks = {
             EvictionMethod.HTTP: "unload route",
             EvictionMethod.UNIT_STOP: "unit",
@@ -228,9 +233,17 @@ class ManualOperations:
                 lambda: False,
                 partial(self._why_not_now, report.consumer, respect_busy),
                 respect_busy=respect_busy,
+                gives_way=partial(self._gives_way, report, devices),
             )
         finally:
             self._release_devices(devices)
+
+    async def _gives_way(self, report: EvictionReport, devices: Devices) -> int:
+        """For how many jobs an unload that frees nothing is given up: not to keep devices from waiting requests."""
+        view = self._state.view()
+        eligible = (decide(view, one.requirement).eligible_devices for one in self._scheduler)
+        may_go_on = report.trigger != "idle" and all(set(devices).isdisjoint(some) for some in eligible)
+        return 0 if may_go_on else await self._busy_probes.jobs_behind_unload(report.consumer)
 
     def _release_devices(self, devices: Devices) -> None:
         self._jobs.end(devices)

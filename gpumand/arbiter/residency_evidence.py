@@ -58,7 +58,14 @@ class ResidencyEvidence:
         """The unit of a consumer is in a new run: what contradicted the last one says nothing about it."""
         evidence = self._of(name)
         evidence.held_model_at = evidence.missing_since = evidence.down_since = None
-        self._state.ledger.update(name, refused_probes=0, has_served=False, unload_pending=False, start_overdue=False)
+        self._state.ledger.update(
+            name,
+            refused_probes=0,
+            has_served=False,
+            unload_pending=False,
+            unload_deferred=False,
+            start_overdue=False,
+        )
 
     def note_answer(self, consumer: ConsumerState, health: Health, asked_at: float, *, has_started: bool) -> None:
         """Count health checks in a row that found the port closed, and note whether the server answers or sleeps.

@@ -16,11 +16,16 @@ def is_busy(state: ConsumerState) -> bool:
     return state.spec.busy is not None and bool(state.jobs)
 
 
+def is_deferring(state: ConsumerState) -> bool:
+    """Whether it has no busy check, but its clients kept it from carrying out its last unload, which proves work."""
+    return state.spec.busy is None and state.unload_deferred and bool(state.jobs)
+
+
 def describe_work(state: ConsumerState) -> str:
     """The reported work: ``busy (2 jobs)``; "" when none is known."""
-    if not is_busy(state):
+    if not (is_busy(state) or is_deferring(state)):
         return ""
-    by_clients = state.spec.busy is not None and not state.spec.busy.path
+    by_clients = state.spec.busy is None or not state.spec.busy.path
     what = "client connection" if by_clients else "job"
     return f"busy ({state.jobs} {what}{'' if state.jobs == 1 else 's'})"
 
@@ -28,9 +33,7 @@ def describe_work(state: ConsumerState) -> str:
 def busy_exemption(state: ConsumerState, now: float) -> str:
     """Why its work protects the consumer from eviction at the moment; "" when it does not."""
     work = describe_work(state)
-    if not work or (state.spec.busy_after is BusyAfter.EVICT and _is_grace_over(state, now)):
-        return ""
-    return work
+    return "" if not work or (_after_grace(state) is BusyAfter.EVICT and _is_grace_over(state, now)) else work
 
 
 def is_busy_past_grace(state: ConsumerState, now: float) -> bool:
@@ -40,11 +43,11 @@ def is_busy_past_grace(state: ConsumerState, now: float) -> bool:
 
 def describe_grace(state: ConsumerState, now: float) -> str:
     """What happens after the grace period: ``will be evicted in 40 s if still busy``; "" where requests wait on."""
-    if state.spec.busy_after is BusyAfter.WAIT:
+    if _after_grace(state) is BusyAfter.WAIT:
         return ""
     since = now if state.blocking_since is None else state.blocking_since
     left_sec = max(0.0, state.spec.busy_grace_sec - (now - since))
-    if state.spec.busy_after is BusyAfter.EVICT:
+    if _after_grace(state) is BusyAfter.EVICT:
         return f"will be evicted in {left_sec:.0f} s if still busy"
     return f"requests for its VRAM are refused in {left_sec:.0f} s if it is still busy"
 
@@ -65,6 +68,11 @@ def assumed_jobs(state: ConsumerState, report: BusyReport, age_sec: float) -> in
     if report.refused:
         return 0
     return state.jobs if state.jobs and age_sec <= state.spec.busy_grace_sec else None
+
+
+def _after_grace(state: ConsumerState) -> BusyAfter:
+    """What happens after the grace period. Connections alone, which may be idle, do not protect for longer."""
+    return BusyAfter.EVICT if state.spec.busy is None else state.spec.busy_after
 
 
 def _is_grace_over(state: ConsumerState, now: float) -> bool:

@@ -27,6 +27,8 @@ class EvictionReport:
         duration_usec: from the start of the first method until the memory was measured free.
         tried: all methods tried, in order.
         error: one line, for a failed eviction.
+        deferred_by: number of jobs or connected clients for which the server puts its unload off, where the eviction
+            was given up for another plan; 0 = it was not.
     """
 
     consumer: str
@@ -40,6 +42,7 @@ class EvictionReport:
     duration_usec: int = 0
     tried: tuple[str, ...] = ()
     error: str = ""
+    deferred_by: int = 0
 
 
 @dataclass(frozen=True, slots=True)

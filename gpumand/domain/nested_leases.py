@@ -73,6 +73,7 @@ def _at_rest(state: ConsumerState, leases: int) -> ConsumerState:
         claimed_at=state.claimed_at if leases else None,
         residency=Residency.RESIDENT if is_changing else state.residency,
         jobs=None,
+        unload_deferred=False,
         blocking_since=None,
         external_load=False,
     )

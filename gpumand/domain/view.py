@@ -51,6 +51,7 @@ UNANNOUNCED_FIELDS = frozenset(
         "unit_activity",
         "memory_missing",
         "unload_pending",
+        "unload_deferred",
         "start_overdue",
         "sleeping",
         "times",
@@ -110,6 +111,8 @@ class ConsumerState:
         has_served: its server has answered in the current run of its unit.
         memory_missing: it counts as resident, but the last reading shows that it holds no model.
         unload_pending: an unload or a stop was not done in time and may still be carried out.
+        unload_deferred: its last unload freed nothing while clients were connected, so that while they are it counts
+            as busy for its grace period.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
         start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
         memory: what it was measured to hold.
@@ -149,6 +152,7 @@ class ConsumerState:
     unit_activity: str = ""
     memory_missing: bool = False
     unload_pending: bool = False
+    unload_deferred: bool = False
     start_overdue: bool = False
     sleeping: bool = False
     memory: Footprint = NOTHING_MEASURED

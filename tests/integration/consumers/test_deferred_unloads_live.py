@@ -92,3 +92,27 @@ async def test_unit_is_not_stopped_under_a_request_that_the_unload_waits_for(tmp
             assert client.received("EvictionFailed") == []
             await host.end()
             await client.close()
+
+
+async def test_free_victim_is_evicted_instead_of_one_whose_client_is_connected(tmp_path: Path) -> None:
+    async with bare_host(tmp_path) as host:
+        chat, voice, image = [await host.launch(name, 9000) for name in ("chat", "voice", "image")]
+        host.configure("".join(table(one, 9000) for one in (chat, voice, image)), "health_interval_sec = 0.3")
+        await host.start()
+        client = await host.client(listen=True)
+        for name in ("chat", "voice"):
+            lease, _ = await client.acquire(name)
+            await client.release(lease)
+        await chat.fault("lying-unload")
+        port = int(chat.url.rpartition(":")[2])
+        _, connected = await asyncio.open_connection("127.0.0.1", port)
+        host.stack.callback(connected.close)
+
+        lease, grant = await client.acquire("image", timeout_usec=("t", 30_000_000))
+
+        assert grant["evicted"] == ["voice"]
+        assert len(await chat.events("unload-called")) == 1
+        assert client.received("EvictionFailed") == []
+        assert "chat: its unload waits for the requests of" in host.log
+        await client.release(lease)
+        await client.close()

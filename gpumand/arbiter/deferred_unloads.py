@@ -1,0 +1,91 @@
+"""An unload that its server puts off while requests run: how long it is waited for, and when another plan is better."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from gpumand.arbiter.state import ArbiterState
+from gpumand.domain.consumer import BusyRoute, EvictionMethod
+from gpumand.domain.events import EvictionReport
+from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.ports import ConsumerRoutes
+
+log = logging.getLogger(__name__)
+
+POLL_SEC = 0.5
+"""Seconds between two looks at the clients of a server that has freed nothing."""
+
+USUAL_SEC = 3.0
+"""Seconds that an unload may take at least before another plan is considered; longer where it usually takes longer."""
+
+BY_CONNECTIONS = BusyRoute("", connections=True)
+"""The busy check of a consumer without one: the connections of its clients."""
+
+GivesWay = Callable[[], Awaitable[int]]
+"""Number of jobs or clients for which an unload is put off, where it should be given up for that; 0 = it goes on."""
+
+
+async def never_gives_way() -> int:
+    """The unload goes on, whatever it waits for."""
+    return 0
+
+
+class DeferredUnload:
+    """One eviction attempt, from the moment at which its method reported success.
+
+    Args:
+        state: the arbiter's state.
+        routes: asks for the connections of clients.
+        report: the eviction.
+        gives_way: called while an unload by route has freed nothing.
+    """
+
+    def __init__(
+        self, state: ArbiterState, routes: ConsumerRoutes, report: EvictionReport, gives_way: GivesWay
+    ) -> None:
+        self._state, self._routes, self._gives_way = state, routes, gives_way
+        self._spec = state.consumer(report.consumer).spec
+        self._is_by_route = report.method == EvictionMethod.HTTP
+        self._began = state.clock.monotonic()
+        self._next_look = self._began + self._usual_sec()
+
+    def _usual_sec(self) -> float:
+        """Seconds within which its memory begins to become free, if it is not put off."""
+        usual_sec = 2 * self._state.consumer(self._spec.name).times.unload_sec(EvictionMethod.HTTP)
+        return min(self._state.settings.scheduler.settle_timeout_sec, max(USUAL_SEC, usual_sec))
+
+    async def jobs_in_the_way(self, freed_mib: int | None, *, is_late: bool) -> int:
+        """Number of jobs or clients for which the unload is given up now; 0 = it goes on.
+
+        Args:
+            freed_mib: MiB freed so far; None = unknown.
+            is_late: all of its memory should be free by now. Before, an unload that frees some is left alone.
+        """
+        now = self._state.clock.monotonic()
+        has_begun = freed_mib is None or freed_mib > SLACK_MIB
+        if not self._is_by_route or now < self._next_look or (has_begun and not is_late):
+            return 0
+        self._next_look = now + POLL_SEC
+        return await self._gives_way()
+
+    async def is_waited_for(self) -> bool:
+        """Whether it may wait for running requests, as Ollama's does, which the stop of its unit would cut off.
+
+        A server with a busy check was asked before. Of another one the connections of its clients are evidence for the
+        grace period of its work; they may be idle.
+        """
+        if not self._is_by_route or self._spec.busy is not None or not self._spec.url or self._is_grace_over():
+            return False
+        clients = (await self._routes.probe_busy(replace(self._spec, busy=BY_CONNECTIONS))).jobs
+        if clients:
+            log.debug("%s: its unload may wait for the requests of %d connected clients", self._spec.name, clients)
+        return bool(clients)
+
+    def _is_grace_over(self) -> bool:
+        """Whether the grace period of its work is over, which began with an earlier unload that was put off."""
+        consumer, since = self._state.consumer(self._spec.name), self._began
+        if consumer.unload_deferred and consumer.blocking_since is not None:
+            since = consumer.blocking_since
+        return self._state.clock.monotonic() - since >= self._spec.busy_grace_sec

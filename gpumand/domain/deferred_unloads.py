@@ -1,0 +1,48 @@
+"""Unloads that a server carries out only when its running requests have ended, and the plans that avoid them.
+
+Servers such as Ollama accept an unload at once and free the memory after their running requests. A consumer whose
+unload has freed nothing while clients are connected has proved to be at work: it counts as busy. Requests then take
+other victims that suffice, and wait for it only where there are none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gpumand.domain.decision import Requirement
+from gpumand.domain.device import Devices
+from gpumand.domain.planning import decide, decide_within_job
+from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
+from gpumand.domain.view import ConsumerState, View
+
+
+def other_plan_suffices(view: View, requirement: Requirement, place: Devices, victim: str) -> bool:
+    """Whether the consumer of a running job can be loaded without the memory of one of its victims.
+
+    Args:
+        view: everything at this moment, with the job.
+        requirement: what the job's request needs.
+        place: the devices of the job. Other devices count as well: the request can go there when the job ends.
+        victim: the consumer whose unload has freed nothing so far.
+    """
+    if requirement.consumer not in view.consumers or victim not in view.consumers:
+        return False
+    view = replace(view, consumers={**view.consumers, victim: counted_as_busy(view.consumers[victim], view.now)})
+    plans = (decide_within_job(view, requirement, place), decide(_without_claim(view, requirement), requirement))
+    return any(
+        one.verdict is Verdict.GRANT and all(planned.consumer != victim for planned in one.evictions) for one in plans
+    )
+
+
+def counted_as_busy(state: ConsumerState, now: float) -> ConsumerState:
+    """The consumer as it counts once its unload has been put off: loaded, and busy from now on."""
+    return state.with_changes(
+        residency=Residency.UNKNOWN, jobs=max(1, state.jobs or 0), unload_deferred=True, blocking_since=now
+    )
+
+
+def _without_claim(view: View, requirement: Requirement) -> View:
+    """The view as if the job had not bound the consumer to its devices, so that others can be chosen."""
+    state = view.consumers[requirement.consumer].with_changes(claimed_at=None, devices=())
+    return replace(view, consumers={**view.consumers, state.name: state})

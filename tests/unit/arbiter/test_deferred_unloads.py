@@ -1,0 +1,191 @@
+"""Unloads that a server puts off for its clients' requests: another victim is evicted wherever one suffices."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
+from gpumand.domain.errors import EvictionFailed, TimedOut
+from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import FakeWorld, client
+from tests.unit.arbiter.arbiter_setup import READ_SEC, ooms, reports, residency, routed
+from tests.unit.arbiter.test_busy import housekeeping
+
+BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
+GRACE_SEC, SETTLE_SEC = 60.0, 10.0
+
+
+async def host(
+    *specs: ConsumerSpec, mib: int = 9000, total_mib: tuple[int, ...] = (24564,), **old: object
+) -> FakeWorld:
+    """A host on which "old", with a client, accepts every unload and frees nothing."""
+    first = routed("old", mib, unit="old.service", evict=BOTH, **old)
+    settings = SchedulerSettings(concurrent_leases=0, settle_timeout_sec=SETTLE_SEC)
+    world = FakeWorld([first, *specs], scheduler=settings, total_mib=total_mib)
+    world.vram.read_sec = READ_SEC
+    world.units.become("old.service", UnitActivity.ACTIVE)
+    server = world.routes.place("old", mib)
+    server.lies, server.jobs = True, 1
+    world.units.units["old.service"].stopped = lambda: world.routes.die("old")
+    await world.start()
+    return world
+
+
+async def used(world: FakeWorld, name: str) -> None:
+    """Load a consumer and use it once, so that it is the most recently used one."""
+    grant = await world.arbiter.acquire(client(7), name, AcquireOptions(timeout_sec=60))
+    await world.arbiter.release(grant.lease.id)
+
+
+async def test_request_of_20_s_takes_the_free_victim_instead_of_waiting_for_the_busy_one() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    await used(world, "recent")
+    began = world.clock.monotonic()
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("recent",)
+    assert world.clock.monotonic() - began < SETTLE_SEC
+    assert world.routes.called("unload") == ["old", "recent"]
+    assert reports(world, EvictionFailedEvent) == []
+    assert world.units.units["old.service"].activity is UnitActivity.ACTIVE
+    status = world.arbiter.consumer_status("old")
+    assert (status.busy, status.error) == (True, "")
+    assert ooms(world) == 0
+
+
+async def test_next_request_does_not_ask_the_busy_one_again_while_its_client_stays() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000), routed("image", 9000))
+    await used(world, "recent")
+    await used(world, "llm")
+    await world.clock.sleep(8.0)
+
+    grant = await world.arbiter.acquire(client(), "image", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("llm",)
+    assert world.routes.called("unload") == ["old", "recent", "llm"]
+
+
+async def test_lease_that_ends_makes_another_plan_possible_while_the_busy_one_is_waited_for() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    lease = (await world.arbiter.acquire(client(7), "recent", AcquireOptions())).lease
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=40)))
+    await world.clock.sleep(25.0)
+    assert not acquiring.done()
+
+    await world.arbiter.release(lease.id)
+    ended = world.clock.monotonic()
+
+    assert (await acquiring).evicted == ("recent",)
+    assert world.clock.monotonic() - ended < SETTLE_SEC
+
+
+async def test_device_is_given_back_when_no_request_waits_any_more() -> None:
+    world = await host(routed("llm", 9000), mib=18000)
+    with pytest.raises(TimedOut):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    await world.clock.sleep(2.0)
+
+    assert world.arbiter.state.ledger.jobs == {}
+    assert world.units.units["old.service"].activity is UnitActivity.ACTIVE
+
+
+async def test_request_that_needs_the_busy_one_is_served_when_its_client_has_left() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000), routed("large", 20000))
+    await used(world, "recent")
+    await used(world, "llm")
+    async with housekeeping(world):
+        acquiring = asyncio.create_task(world.arbiter.acquire(client(), "large", AcquireOptions(timeout_sec=50)))
+        await world.clock.sleep(5.0)
+        (waiting,) = world.arbiter.status().queue
+        assert "old is busy (1 client connection) and will be evicted in" in waiting.waiting_for
+
+        server = world.routes.consumer("old")
+        server.jobs, server.lies = 0, False
+        left = world.clock.monotonic()
+
+        assert sorted((await acquiring).evicted) == ["llm", "old"]
+        assert world.clock.monotonic() - left < SETTLE_SEC
+        assert {one.method for one in reports(world)} == {"http"}
+
+
+async def test_clients_that_stay_delay_the_stop_of_its_unit_by_one_grace_period_in_all() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000), routed("large", 20000))
+    await used(world, "recent")
+    began = world.clock.monotonic()
+    await used(world, "llm")
+    async with housekeeping(world):
+        await world.arbiter.acquire(client(), "large", AcquireOptions(timeout_sec=120))
+
+    assert GRACE_SEC <= world.clock.monotonic() - began <= GRACE_SEC + 2 * SETTLE_SEC
+    assert ("old", "unit-stop") in [(one.consumer, one.method) for one in reports(world)]
+
+
+async def test_consumer_that_became_busy_after_its_busy_check_gives_way_as_well() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000), busy=BusyRoute("/queue", ("/running",)))
+    await used(world, "recent")
+    server = world.routes.consumer("old")
+    server.jobs = 0
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
+    await world.clock.sleep(1.0)
+    assert world.routes.called("unload") == ["old"]
+    server.jobs, began = 2, world.clock.monotonic()
+
+    assert (await acquiring).evicted == ("recent",)
+    assert world.clock.monotonic() - began < SETTLE_SEC
+    assert world.units.units["old.service"].activity is UnitActivity.ACTIVE
+
+
+async def test_request_goes_to_another_device_where_that_takes_no_busy_victim() -> None:
+    world = await host(routed("other", 20000), routed("llm", 20000), mib=20000, total_mib=(24564, 24564))
+    world.routes.where = lambda name: world.arbiter.state.consumer(name).devices
+    lease = (await world.arbiter.acquire(client(7), "other", AcquireOptions())).lease
+    assert lease.device == "1"
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
+    await world.clock.sleep(6.0)
+    await world.arbiter.release(lease.id)
+
+    grant = await acquiring
+
+    assert (grant.evicted, grant.lease.device) == (("other",), "1")
+
+
+async def test_slow_unload_without_clients_is_waited_for_as_before() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    await used(world, "recent")
+    server = world.routes.consumer("old")
+    server.lies, server.jobs, server.early_unload, server.unload_sec = False, 0, True, 6.0
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("old",)
+    assert residency(world, "recent") == "resident"
+
+
+async def test_idle_consumer_that_puts_its_unload_off_keeps_no_device_from_requests() -> None:
+    world = await host(routed("llm", 9000), idle_timeout_sec=30.0)
+    await used(world, "old")
+    async with housekeeping(world):
+        await world.clock.sleep(36.0)
+        assert "old" in world.routes.called("unload")
+
+        assert world.arbiter.state.ledger.jobs == {}
+        assert world.units.units["old.service"].activity is UnitActivity.ACTIVE
+
+
+async def test_manual_eviction_gives_way_to_a_request_and_names_the_clients() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    await used(world, "recent")
+    evicting = asyncio.create_task(world.arbiter.evict("old", False, 20.0))
+    await world.clock.sleep(5.0)
+    assert not evicting.done(), "it is waited for while no request waits"
+
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("recent",)
+    with pytest.raises(EvictionFailed, match="its unload waits for the requests of 1 client"):
+        await evicting
