@@ -183,6 +183,7 @@ class GatewaySettings(EntranceSettings):
     max_connections: int = 1024
     max_waiting: int = 512
     max_waiting_per_client: int = 64
+    access_log: bool = False
     listeners: dict[str, ListenerSettings] = field(default_factory=dict)
     fleet: FleetSettings = FleetSettings()
 
@@ -251,6 +252,12 @@ class GatewayTable(EntranceTable):
         "Time that requests in flight have to end when the gateway is stopped.",
         default=_DEFAULTS.drain_sec,
         unit="s",
+    )
+    access_log: bool = key(
+        Boolean(),
+        "Access log: one line in the journal for each request, with client, model, status, wait and duration. It has "
+        "no bodies, queries or keys. Pages and programs that poll a service cause most of its lines.",
+        default=_DEFAULTS.access_log,
     )
     max_connections: int = key(
         Integer(1, 65536), "Maximum number of connections of clients.", default=_DEFAULTS.max_connections

@@ -26,7 +26,7 @@ from gpumand.gateway.models import Choice, Offer, choose, rules_for
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.paths import BadTarget, Target
 from gpumand.gateway.refusals import refused
-from gpumand.gateway.requests import Client
+from gpumand.gateway.requests import NAMED_MODEL, Client
 from gpumand.gateway.router import ListenerRouter, Route, Service, check_consumer
 from gpumand.gateway.routes.classes import WEBSOCKET
 from gpumand.gateway.spool import Spool
@@ -118,6 +118,7 @@ class EntranceRouter:
             body = await read_json(request, self._bodies)
         else:
             return await self._without_body(target, request, client)
+        request[NAMED_MODEL] = body.model
         try:
             choice, elsewhere = await self._choose(body.model, target, request, client)
             held = body.held(choice.name or body.model)
@@ -127,7 +128,7 @@ class EntranceRouter:
             raise
 
     async def _without_body(self, target: Target, request: web.BaseRequest, client: Client) -> Route:
-        model = _query_model(target)
+        model = request[NAMED_MODEL] = _query_model(target)
         choice, elsewhere = await self._choose(model, target, request, client)
         renamed = _with_query_model(target, choice.name) if model and choice.name != model else target
         return Route(await self._service(choice.consumer, client), renamed, None, elsewhere)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gpumand.gateway import cors, web
 from gpumand.gateway.access import foreign_site, is_from_foreign_site
+from gpumand.gateway.access_log import AccessLog, Visit
 from gpumand.gateway.admissions import Admission, Admissions
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.paths import is_for_console
@@ -65,14 +66,28 @@ class Gateway:
         console: Callable[[], Awaitable[Console]],
     ) -> None:
         self._parts, self._admissions, self._router, self._metrics = parts, admissions, router, metrics
+        self._access_log = AccessLog(lambda: parts.settings().access_log)
         self._work, self._look, self._sockets, self._console = work, look, sockets, console
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
         connection = connection_of(request)
+        visit = Visit(request, connection.listener, connection.peer or "unknown", self._parts.table.now())
+        response: web.StreamResponse | None = None
+        try:
+            response = await self._answer(request, connection, visit)
+            visit.status = response.status if visit.entry is None else visit.entry.status
+            return response
+        except asyncio.CancelledError:
+            visit.status = CLIENT_GONE
+            raise
+        finally:
+            self._access_log.write(visit, _own_size(response))
+
+    async def _answer(self, request: web.BaseRequest, connection: Connection, visit: Visit) -> web.StreamResponse:
         connection.begin_request(request)
         try:
-            response = await self._checked(request, connection)
+            response = await self._checked(request, connection, visit)
             if not response.prepared:
                 cors.allow(response.headers, self._listed_origin(request))
             if connection.has_queued_requests or not request.content.is_eof():
@@ -89,7 +104,7 @@ class Gateway:
         finally:
             connection.end_request(is_read=request.content.is_eof())
 
-    async def _checked(self, request: web.BaseRequest, connection: Connection) -> web.StreamResponse:
+    async def _checked(self, request: web.BaseRequest, connection: Connection, visit: Visit) -> web.StreamResponse:
         check_headers(request.raw_headers)
         target = check_target(request.method, request.raw_path)
         # A browser asks without a key whether it may send one.
@@ -103,12 +118,13 @@ class Gateway:
             if connection.body.is_broken:
                 raise bad_body()
             admission = self._admissions.admit(request, connection)
+            visit.client = admission.client.name
         except Refused as error:
             return refusal_response(error.refusal, _refusal_api(request, target, connection), request.method)
         try:
             if connection.listener == GATEWAY and is_for_console(request, target.path):
                 return await self._own_answer(admission, target)
-            return await self._recorded(admission, target)
+            return await self._recorded(admission, target, visit)
         finally:
             self._admissions.end(admission)
 
@@ -127,11 +143,11 @@ class Gateway:
                 return _gone()
             return refusal_response(admission.refusal, Api.OPENAI, request.method)
 
-    async def _recorded(self, admission: Admission, target: Target) -> web.StreamResponse:
+    async def _recorded(self, admission: Admission, target: Target, visit: Visit) -> web.StreamResponse:
         """Answer a request to a service, which is in the table of requests meanwhile."""
         request = admission.request
         entry = self._parts.table.add(admission.client, "", request.method, target.shown, RouteClass.LOOK)
-        admission.entry = entry
+        admission.entry = visit.entry = entry
         try:
             response = await self._routed(request, admission.connection, target, admission.origin, entry)
             entry.status = entry.status or response.status
@@ -278,6 +294,11 @@ def _refusal_api(request: web.BaseRequest, target: Target, connection: Connectio
 def _classify(request: web.BaseRequest, target: Target, service: Service) -> RouteClass:
     method = WEBSOCKET if is_websocket(request) else request.method
     return service.rules.classify(method, target.path, accepts_html=accepts(request, "text/html"))
+
+
+def _own_size(response: web.StreamResponse | None) -> int:
+    """Size of an answer that the gateway has made itself."""
+    return (response.content_length or 0) if isinstance(response, web.Response) else 0
 
 
 def _bad_request(message: str) -> web.Response:

@@ -11,6 +11,9 @@ from enum import StrEnum
 from gpumand.gateway.refusals import MIN_RETRY_SEC, Refusal, refused
 from gpumand.gateway.routes.classes import RouteClass
 
+NAMED_MODEL = "gpumand.model"
+"""Key of aiohttp's request for the model that it names, as the client has written it."""
+
 
 class State(StrEnum):
     """The state of a request in flight."""

@@ -15,6 +15,7 @@ from gpumand.gateway.job_holder import JobHolder
 from gpumand.gateway.job_records import JobRecord
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.refusals import NotDelivered, Refused, refused
+from gpumand.gateway.requests import NAMED_MODEL
 from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import Endpoint, UpstreamDown
 
@@ -47,7 +48,10 @@ class WorkHandler:
             return await self._with_body(exchange, await read_early(exchange.request))
 
     async def _with_body(self, exchange: Exchange, body: bytes) -> web.StreamResponse:
-        return await self._with_document(exchange, parse(body), body)
+        document = parse(body)
+        if isinstance(document, dict) and isinstance(model := document.get("model"), str):
+            exchange.request[NAMED_MODEL] = model
+        return await self._with_document(exchange, document, body)
 
     async def _with_document(self, exchange: Exchange, document: object, body: bytes | None) -> web.StreamResponse:
         if is_unload(exchange.target.path, document):

@@ -21,6 +21,7 @@ class MessageId(StrEnum):
     GRANT = "4ffb77ecd71846f4afe180abdfe400f2"
     REFUSAL = "b20bc9efeb2247cba8160a98ccf2a0d7"
     DEGRADED = "6bf1e620404344808a0c8aa34028ab81"
+    GATEWAY_REQUEST = "2c9808f4d358e81a5a42be3ca3dbcef0"
 
 
 def fields(message: MessageId, **named: object) -> dict[str, object]:

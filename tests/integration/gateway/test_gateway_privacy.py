@@ -34,7 +34,7 @@ async def watched(folder: Path) -> AsyncIterator[tuple[Entrance, str]]:
     """An entrance, and the address of a listener for jobs; the log of the gateway has all levels."""
     port = free_port()
     jobs = f'[gateway.listeners.jobs]\nlisten = "127.0.0.1:{port}"\nconsumer = "llama"\npreset = "comfyui"\n'
-    async with entrance(folder, keys="patience_sec = 0.5\ndrip_sec = 0.5", tables=jobs) as made:
+    async with entrance(folder, keys="patience_sec = 0.5\ndrip_sec = 0.5\naccess_log = true", tables=jobs) as made:
         await made.get("/v1/models")
         yield made, f"http://127.0.0.1:{port}"
 

@@ -46,7 +46,14 @@ def gateway(table: RequestTable, reader: Reader, ends: Ends) -> Gateway:
     none = cast(Any, None)
     admissions = Admissions(access, table)
     return Gateway(
-        parts, admissions, cast(Any, reader), cast(Any, ends), work=none, look=none, sockets=none, console=none
+        parts,
+        admissions,
+        cast(Any, reader),
+        cast(Any, ends),
+        work=none,
+        look=none,
+        sockets=none,
+        console=none,
     )
 
 

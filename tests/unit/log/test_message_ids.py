@@ -11,11 +11,21 @@ from gpumand.arbiter import log_messages
 from gpumand.domain.errors import Busy
 from gpumand.domain.events import EvictionReport
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
+from gpumand.gateway.access_log import log_request
 from gpumand.log.message_ids import ROUTINE_LOGGER, MessageId, fields
 
 CATALOG = Path(__file__).parents[3] / "systemd" / "gpumand.catalog"
 OWNER = Owner(":1.5", 1000, 4711)
 LEASE = Lease("cafe", "ollama", "0", OWNER, LeaseLifetime.TTL, granted_usec=1)
+REQUEST: dict[str, object] = {
+    "client": "nightly",
+    "listener": "gateway",
+    "method": "GET",
+    "path": "/",
+    "status": 200,
+    "duration_usec": 5,
+    "sent_bytes": 7,
+}
 REPORT = EvictionReport(
     "ollama", "0", 9000, "http", "comfyui", why="least recently used", expected_mib=9216, tried=("http",)
 )
@@ -53,6 +63,7 @@ def logged_fields(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, objec
     log_messages.grant(LEASE)
     log_messages.refusal("ollama", OWNER, Busy("no"))
     log_messages.degraded("nvml-missing: no library")
+    log_request(REQUEST)
     return {vars(record)["MESSAGE_ID"]: vars(record) for record in caplog.records}
 
 
