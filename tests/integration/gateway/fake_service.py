@@ -38,7 +38,7 @@ class FakeService:
         jobs: number of jobs that the busy check reports.
         busy_answer: status and body of the busy check instead; None = as ``jobs`` says.
         bodies_as_sent: the bodies of requests to /packed and /object_info, which are not decompressed.
-        sockets: WebSockets that are open.
+        sockets: WebSockets that are open, each with the request that opened it.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -49,7 +49,7 @@ class FakeService:
         self.bodies_as_sent: list[bytes] = []
         self.uploaded = 0
         self.cancelled = 0
-        self.sockets: set[web.WebSocketResponse] = set()
+        self.sockets: dict[web.WebSocketResponse, web.Request] = {}
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -82,6 +82,12 @@ class FakeService:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def abort_sockets(self) -> None:
+        """Cut the connections of all WebSockets, without a closing handshake."""
+        for request in tuple(self.sockets.values()):
+            if request.transport is not None:
+                request.transport.abort()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.raw_path, dict(request.headers)))
@@ -186,13 +192,13 @@ class FakeService:
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(protocols=("chat",))
         await socket.prepare(request)
-        self.sockets.add(socket)
+        self.sockets[socket] = request
         try:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     await socket.send_str(f"echo {message.data}")
         finally:
-            self.sockets.discard(socket)
+            self.sockets.pop(socket, None)
         return socket
 
 

@@ -86,7 +86,7 @@ async def _messages(request: web.Request, body: dict[str, Any]) -> web.StreamRes
     text = {"type": "text", "text": "hello"}
     if not body.get("stream"):
         return web.json_response(message | {"content": [text], "stop_reason": "end_turn"})
-    events = [
+    events: list[dict[str, Any]] = [
         {"type": "message_start", "message": message | {"content": []}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hello"}},

@@ -174,6 +174,7 @@ async def test_openai_for_python_while_the_model_is_loaded(slow: SlowLoad) -> No
 
     async with client:
         began = asyncio.get_running_loop().time()
+        working: list[asyncio.Future[Any]]
         working = [asyncio.ensure_future(one()) for one in (*chats(client, "slow"), signs_of_life)]
         await wait_until("the model is being loaded", slow.is_loading)
         assert not any(one.done() for one in working)
@@ -216,7 +217,7 @@ async def test_ollama_for_python(door: Entrance) -> None:
         return (await client.chat("gemma3", MESSAGES)).message.content
 
     async def generate() -> str:
-        return "".join([part.response async for part in await client.generate("qwen3:8b", "hi", stream=True)])
+        return "".join([part.response or "" async for part in await client.generate("qwen3:8b", "hi", stream=True)])
 
     async with client._client:  # not every version of the library can close its connections
         found = await through_a_load(door, stream, plain, generate)

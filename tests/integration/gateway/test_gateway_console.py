@@ -191,7 +191,7 @@ FOREIGN: dict[str, dict[str, str]] = {
 async def test_changes_that_a_web_site_could_cause_are_refused_even_for_an_administrator(tmp_path: Path) -> None:
     async with board(tmp_path, 'origins = ["http://webui.example"]\n') as made:
         for name, headers in FOREIGN.items():
-            status, _ = await made.post("consumers/fake/load", **headers)
+            status, _ = await made.post("consumers/fake/load", as_root=True, **headers)
             assert status == (415 if name == "a form" else 403), name
         async with made.root.get("http://localhost/gateway/v1/consumers/fake/load") as answer:
             assert answer.status == 405
@@ -210,7 +210,7 @@ async def test_reads_are_refused_to_other_sites_and_hosts_and_give_no_permission
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-INVALID = {
+INVALID: dict[str, list[dict[str, Any]]] = {
     "consumers/fake/load": [{"timeout_sec": -1}, {"timeout_sec": True}, {"force": True}, {"device": 3}],
     "consumers/fake/evict": [{"force": "yes"}, {"method": "http"}],
     "consumers/fake/pin": [{"force": True}],

@@ -52,7 +52,7 @@ async def test_each_path_reaches_its_consumer_although_only_one_fits(tmp_path: P
             status("/v1/image", json={"prompt": "a cat"}),
         )
 
-    assert found == [200, 200, 200, 200]
+    assert list(found) == [200, 200, 200, 200]
     used = {name: [path for path in one.paths() if path.startswith("POST /v1/")] for name, one in services.items()}
     assert used == {
         "llm": ["POST /v1/chat/completions"],

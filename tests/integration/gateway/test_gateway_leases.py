@@ -157,7 +157,7 @@ async def test_killed_daemon_fails_no_request(tmp_path: Path) -> None:
         await asyncio.sleep(1)
         await host.start()
 
-        assert await asyncio.gather(running, waiting, late) == [200, 200, 200]
+        assert list(await asyncio.gather(running, waiting, late)) == [200, 200, 200]
 
 
 async def test_lease_whose_last_request_ended_during_a_restart_is_released(tmp_path: Path) -> None:

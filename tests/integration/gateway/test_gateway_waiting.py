@@ -250,8 +250,7 @@ async def test_open_page_with_websocket_and_polls_neither_holds_nor_wakes_the_se
         assert (await asked(made, "/queue", method="GET"))[0] == 200
         assert await has_leases(made, 1)
         assert not await has_queue(made)
-        for open_socket in tuple(made.service.sockets):
-            open_socket._req.transport.abort()
+        made.service.abort_sockets()
         message = await socket.receive()
         await made.control.release(lease)
 
