@@ -2,7 +2,7 @@
 
 PYTHON_TOOLS := .venv/bin/python
 PYTEST := .venv/bin/python -m pytest
-TYPED := gpumand benchmarks scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py tests/conftest.py tests/leftovers.py tests/e2e tests/fleet tests/real
+TYPED := gpumand benchmarks tests scripts/test.py scripts/reliability.py scripts/man.py scripts/completions.py scripts/check_language.py
 E2E ?= optional
 GPU_PYTHON ?= .venv/bin/python
 export GPUMAND_E2E := $(E2E)

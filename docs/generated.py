@@ -48,7 +48,7 @@ def tables_with_examples(tables: Mapping[str, type]) -> str:
     return "\n".join(_table(name, keys_of(table)) for name, table in tables.items())
 
 
-def _table(name: str, keys: dict[str, Key]) -> str:
+def _table(name: str, keys: Mapping[str, Key]) -> str:
     return table_heading(name) + "\n".join(
         item(f"**{key.name}**", f"{key.doc} {value_of(key)}") + _example(name, key.name) for key in keys.values()
     )

@@ -57,8 +57,8 @@ class FakeContainer:
     stays: bool = False
     exits_at_once: bool = False
     start_error: str = ""
-    started: Callable[[], None] = lambda: None
-    stopped: Callable[[], None] = lambda: None
+    started: Callable[[], object] = lambda: None
+    stopped: Callable[[], object] = lambda: None
 
     @property
     def running(self) -> bool:

@@ -41,8 +41,8 @@ class FakeUnit:
     stop_failure: UnitFailed | None = None
     pids: set[int] = field(default_factory=set)
     lines: tuple[str, ...] = ()
-    started: Callable[[], None] = lambda: None
-    stopped: Callable[[], None] = lambda: None
+    started: Callable[[], object] = lambda: None
+    stopped: Callable[[], object] = lambda: None
 
     @property
     def state(self) -> UnitState:

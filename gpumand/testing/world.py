@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from gpumand.arbiter import Arbiter
 from gpumand.arbiter.housekeeping import Housekeeping
@@ -20,6 +21,8 @@ from gpumand.testing.routes import FakeRoutes
 from gpumand.testing.store import MemoryStore
 from gpumand.testing.units import FakeUnit, FakeUnits
 from gpumand.testing.vram import FakeVram
+
+KindT = TypeVar("KindT")
 
 UNKNOWN_MODEL_MIB = 4096
 """MiB that a unit holds if its consumer's configuration does not say."""
@@ -106,7 +109,7 @@ class FakeWorld:
         await self.arbiter.start()
         await self.housekeeping.refresh_all()
 
-    def named(self, kind: type[Event]) -> list[Event]:
+    def named(self, kind: type[KindT]) -> list[KindT]:
         """Return the events of one type, in order."""
         return [event for event in self.events if isinstance(event, kind)]
 

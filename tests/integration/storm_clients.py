@@ -74,11 +74,11 @@ async def client(options: argparse.Namespace, number: int, until: float) -> None
         while time.monotonic() < until:
             name = draw.choice(names)
             notes.write("asked\n")
-            options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", 300_000_000)}
+            wanted: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", 300_000_000)}
             if draw.random() < 0.7:
-                options["lifetime"] = ("s", "connection")
+                wanted["lifetime"] = ("s", "connection")
             try:
-                lease, _ = await bus.acquire(name, **options)
+                lease, _ = await bus.acquire(name, **wanted)
             except BusError as error:
                 notes.write(f"refused {error.name}\n")
                 continue

@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def fetched(url: str) -> str:
         return str(answer.read().decode())
 
 
-async def _rest(stream: asyncio.StreamReader) -> object:
+async def _rest(stream: asyncio.StreamReader) -> AsyncIterator[str]:
     """The lines up to the next empty one."""
     while (line := (await stream.readline()).decode().rstrip()) != "":
         yield line

@@ -70,7 +70,7 @@ def test_json_is_valid(block: Block) -> None:
     assert json.loads(block.text)
 
 
-class ComposeLoader(yaml.SafeLoader):
+class ComposeLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
     """Reads YAML with the tag of Docker Compose that removes a value of the file below."""
 
 

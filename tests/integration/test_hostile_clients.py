@@ -43,7 +43,7 @@ async def assert_daemon_works(host: LiveHost, client: Client) -> None:
 async def test_invalid_calls_get_specific_errors_and_change_nothing(host: LiveHost) -> None:
     client = await host.client()
     before = await client.status()
-    for member, signature, body, name in [
+    calls: list[tuple[str, str, tuple[Any, ...], str | None]] = [
         ("Acquire", "s", ("voice",), INVALID_ARGS),
         ("Acquire", "sa{ss}", ("voice", {}), INVALID_ARGS),
         ("Release", "u", (7,), INVALID_ARGS),
@@ -52,7 +52,8 @@ async def test_invalid_calls_get_specific_errors_and_change_nothing(host: LiveHo
         ("Acquire", "sa{sv}", ("v" * 5_000_000, {}), None),
         ("Pin", "s", ("\u2603" * 100,), "org.gpumand1.Error.NoSuchConsumer"),
         ("Destroy", "", (), "org.freedesktop.DBus.Error.UnknownMethod"),
-    ]:
+    ]
+    for member, signature, body, name in calls:
         refused = await refusal(client, member, signature, *body)
         assert refused == name or (name is None and refused in (INVALID_ARGS, LIMITS)), member
     after = await client.status()

@@ -92,7 +92,7 @@ async def test_the_request_to_restore_survives_a_killed_daemon(tmp_path: Path) -
         client = await host.client()
 
         async def is_back() -> bool:
-            return (await client.consumer("llm"))["residency"] == "resident"
+            return bool((await client.consumer("llm"))["residency"] == "resident")
 
         await wait_until("llm is loaded again", is_back)
         (entry,) = (await client.status())["leases"]

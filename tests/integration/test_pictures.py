@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.mark.timeout(180)
 def test_picture_of_the_web_page_is_taken_from_the_running_page(tmp_path: Path) -> None:
     picture = tmp_path / "page.png"
-    command = [sys.executable, ROOT / "scripts/page_screenshot.py", picture, "--history", "0"]
+    command = [sys.executable, str(ROOT / "scripts/page_screenshot.py"), str(picture), "--history", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert (done.returncode, done.stdout) == (0, f"{picture}\n"), done.stderr
     assert size_of(picture) == size_of(ROOT / "docs/gateway.png")

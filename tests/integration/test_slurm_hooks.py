@@ -43,7 +43,7 @@ class Node:
         own = {"SLURM_JOB_ID": job, "SLURM_JOB_GPUS": "0", "GPUMAND_SLURM_STATE": str(self.state)}
         own |= {"GPUMAND_SLURM_SETTINGS": str(self._settings), "PATH": self._path}
         own |= {"GPUMAND_BUS_ADDRESS": bus or self._gpumand.address}
-        command = ["sh", "-eu", HOOKS / f"gpumand-{name}"]
+        command = ["sh", "-eu", str(HOOKS / f"gpumand-{name}")]
         return subprocess.run(
             command, env=os.environ | own | environment, capture_output=True, text=True, check=False, timeout=120
         )

@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 import sys
+from typing import Any
 
 from dbus_fast import Message
 
@@ -13,6 +14,7 @@ from gpumand.bus.connection import BusConnection
 from tests.integration.bus.adapter import INTERFACE
 
 CALLS = 10_000
+ARGUMENTS: list[tuple[str, list[Any]]] = [("s", ["x" * 100]), ("", []), ("u", [1])]
 
 
 async def send_calls(address: str, destination: str, seed: int) -> None:
@@ -23,7 +25,7 @@ async def send_calls(address: str, destination: str, seed: int) -> None:
     sock.setblocking(True)
     for serial in range(2, CALLS + 2):
         member = rng.choice(["Echo", "Slow", "Busy", "Nope"])
-        signature, body = rng.choice([("s", ["x" * 100]), ("", []), ("u", [1])])
+        signature, body = rng.choice(ARGUMENTS)
         call = Message(destination, "/", INTERFACE, member, signature=signature, body=body, serial=serial)
         sock.sendall(call._marshall(False))
     print("SENT", flush=True)

@@ -34,7 +34,11 @@ class Ctl:
 
     def env(self, changes: Mapping[str, str] = {}) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "PAGER")}
-        return kept | {"GPUMAND_BUS_ADDRESS": self.address, "TERM": "xterm"} | self.environment | changes
+        return kept | {"GPUMAND_BUS_ADDRESS": self.address, "TERM": "xterm"} | self.environment | dict(changes)
+
+    def with_environment(self, changes: Mapping[str, str]) -> Ctl:
+        """The same with more environment variables."""
+        return Ctl(self.address, self.environment | dict(changes))
 
     async def start(self, *args: str, **changes: str) -> asyncio.subprocess.Process:
         """Start it, in a process group of its own, with pipes."""

@@ -48,14 +48,16 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     answer = await client.call_tool(tool, arguments)
     assert not answer.is_error, answer.content
     assert answer.structured_content is not None
-    return answer.structured_content
+    return dict(answer.structured_content)
 
 
 async def refusal(client: Client, tool: str, **arguments: Any) -> str:
     """The message of a tool that fails, without the words of the package before it."""
     answer = await client.call_tool(tool, arguments)
     assert answer.is_error, answer.structured_content
-    return str(answer.content[0].text).removeprefix(f"Error executing tool {tool}: ")
+    content = answer.content[0]
+    assert content.type == "text"
+    return content.text.removeprefix(f"Error executing tool {tool}: ")
 
 
 async def leases(gpumand: PrivateGpumand) -> dict[str, str]:

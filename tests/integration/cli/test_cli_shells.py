@@ -58,7 +58,7 @@ TABS = [
 @pytest.mark.parametrize(("typed", "line"), TABS)
 async def test_completion_in_bash(ctl: Ctl, scripts: Path, typed: str, line: str) -> None:
     bash = ("bash", "--norc", "--noprofile", "-i")
-    shell = await Screen.start(ctl, argv=bash, columns=200, PS1=PROMPT, **environment(scripts))
+    shell = await Screen.start(ctl.with_environment(environment(scripts)), argv=bash, columns=200, PS1=PROMPT)
     await shell.wait_for(PROMPT)
     shell.type(f"bind 'set bell-style none'; source {scripts}/gpumanctl.bash && echo so\\urced\n".encode())
     await shell.wait_for("sourced\r\n")
@@ -69,7 +69,9 @@ async def test_completion_in_bash(ctl: Ctl, scripts: Path, typed: str, line: str
 async def test_completion_in_zsh(ctl: Ctl, scripts: Path, tmp_path: Path, typed: str, line: str) -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")
-    shell = await Screen.start(ctl, argv=("zsh", "-f", "-i"), columns=200, PS1=PROMPT, **environment(scripts))
+    shell = await Screen.start(
+        ctl.with_environment(environment(scripts)), argv=("zsh", "-f", "-i"), columns=200, PS1=PROMPT
+    )
     await shell.wait_for(PROMPT)
     shell.type(
         f"fpath=({scripts} $fpath); autoload -Uz compinit && compinit -u -d {tmp_path}/dump && echo lo\\aded\n".encode()

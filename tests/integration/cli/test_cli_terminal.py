@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,7 +27,7 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
 
 
 async def shown(ctl: Ctl, *args: str, **changes: str) -> str:
-    screen = await Screen.start(ctl, *args, **changes)
+    screen = await Screen.start(ctl.with_environment(changes), *args)
     assert await screen.end() == 0
     return screen.text
 
@@ -78,12 +78,17 @@ async def test_quitting_the_pager_early_is_not_an_error(ctl: Ctl, manager: Scrip
     assert "Traceback" not in await shown(ctl, "list", PAGER="true")
 
 
+def hang_up(process: asyncio.subprocess.Process) -> None:
+    """Close the reading end of its stdout, for which asyncio has no public way."""
+    cast(Any, process)._transport.get_pipe_transport(1).close()
+
+
 async def test_a_closed_pipe_exits_141_without_a_message(ctl: Ctl, manager: ScriptedManager) -> None:
     many = [samples.consumer(f"c{number}") for number in range(3000)]
     manager.answers["GetStatus"] = dictionary(samples.status(queue=[], consumers=many))
     process = await ctl.start("list", "--json")
     assert process.stdout is not None
-    process._transport.get_pipe_transport(1).close()  # asyncio has no public way to hang up on a process
+    hang_up(process)
     assert process.stderr is not None
     async with asyncio.timeout(LIMIT_SEC):
         errors = await process.stderr.read()

@@ -61,7 +61,7 @@ class Emulator:
 async def top(ctl: Ctl, *args: str, columns: int = 80, rows: int = 24, **changes: str) -> AsyncIterator[Emulator]:
     """A running ``top`` that shows its first status; it is killed at the end if it still runs."""
     changes = {"LC_ALL": "C.UTF-8"} | changes
-    screen = await Screen.start(ctl, "top", *args, columns=columns, rows=rows, **changes)
+    screen = await Screen.start(ctl.with_environment(changes), "top", *args, columns=columns, rows=rows)
     emulator = Emulator(screen, columns, rows)
     try:
         await emulator.shows("CONSUMER")

@@ -54,7 +54,12 @@ async def test_replies_have_the_same_plain_values_as_over_the_other_connection(
 async def test_arguments_and_the_flag_for_password_dialogs_arrive(bus: PrivateBus) -> None:
     async with peers(bus, 1) as (server,):
         calls: list[IncomingCall] = []
-        server.serve(lambda call: calls.append(call) or Reply())
+
+        def answer(call: IncomingCall) -> Reply:
+            calls.append(call)
+            return Reply()
+
+        server.serve(answer)
 
         def work(connection: BlockingConnection) -> None:
             options = connection.variants({"timeout_usec": ("t", 5), "kinds": ("as", ["load"])})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from aiohttp import web
@@ -14,7 +15,7 @@ from gpumand.domain.consumer import Health
 from gpumand.host.clock import SystemClock
 from tests.integration.service_manager.host import until
 
-from .servers import Session, answer_healthy, failure_of, hang, hang_up, raw_server, spec, web_server
+from .servers import RawServer, Session, answer_healthy, failure_of, hang, hang_up, raw_server, spec, web_server
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 
@@ -216,11 +217,15 @@ async def test_server_may_send_many_interim_answers(routes: HttpRoutes) -> None:
         assert (await routes.probe_health(spec(server.url, timeout_sec=30))).loaded is True
 
 
+def is_connected(server: RawServer, count: int) -> bool:
+    return server.connections == count
+
+
 async def test_cancelled_request_releases_its_connection(routes: HttpRoutes) -> None:
     async with raw_server(hang) as server:
         for number in range(1, 7):
             task = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
-            await until(lambda number=number: server.connections == number)
+            await until(partial(is_connected, server, number))
             task.cancel()
             await asyncio.wait({task})
 

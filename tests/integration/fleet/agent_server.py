@@ -53,7 +53,7 @@ class ScriptedGpumand:
     """
 
     error: GpumandError | None = None
-    before: Callable[[], Awaitable[None]] | None = None
+    before: Callable[[], Awaitable[object]] | None = None
     leases: list[ScriptedHeld] = field(default_factory=list)
     acquired: list[tuple[AcquireCall, str]] = field(default_factory=list)
     loaded: list[tuple[LoadCall, str]] = field(default_factory=list)

@@ -118,7 +118,8 @@ async def pair_of_gateways(folder: Path, etcd_url: str, *, unique: str = "") -> 
             stack.callback(side.stop_gateway)
             sides.append(side)
         session = await stack.enter_async_context(http())
-        pair = Pair(*sides, session)
+        one, two = sides
+        pair = Pair(one, two, session)
         for one in sides:
             await asyncio.to_thread(until_all_up, one.host, {"gpu1", "gpu2"})
             await _until_listening(pair, one)

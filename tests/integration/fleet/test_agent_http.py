@@ -90,10 +90,11 @@ async def test_client_that_gives_signs_of_life_keeps_its_lease_and_ends_it_with_
     for _ in range(4):
         await asyncio.sleep(1)
         writer.write(chunk(b"\n"))
-    assert not agent.gpumand.leases[0].released
+    (lease,) = agent.gpumand.leases
+    assert not lease.released
     writer.write(chunk(b"release\n"))
     assert await next_object(reader) == {"ended": "released"}
-    assert agent.gpumand.leases[0].released
+    assert all(one.released for one in agent.gpumand.leases)
     writer.close()
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import count
@@ -434,7 +434,12 @@ async def test_writes_whose_answers_are_lost_are_done_once(proxy: LossyProxy, op
     assert (results[0].epoch, results[3].ok, results[4].ok) == (5_000_000, True, True)
     assert await keys_of(store, keys.root) == [keys.host(H1), keys.intent("llm"), keys.unique("llm")]
     assert parse_host((await store.list(keys.hosts)).entries[0].value).order == (5_000_000, 2)
-    for end in (lambda: store.release(keys.unique("llm"), H1), store.leave, lambda: store.remove(keys.intent("llm"))):
+    ends: list[Callable[[], Awaitable[object]]] = [
+        lambda: store.release(keys.unique("llm"), H1),
+        store.leave,
+        lambda: store.remove(keys.intent("llm")),
+    ]
+    for end in ends:
         proxy.lose = 1
         await end()
     assert await keys_of(store, keys.root) == []

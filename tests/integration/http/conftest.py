@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.domain.consumer import HttpSettings
 from gpumand.domain.events import EvictionOccurred, EvictionReport
+from gpumand.domain.output_settings import HttpSettings
 from gpumand.http.listener import HttpListener
 from tests.scripted_arbiter import ScriptedArbiter
 

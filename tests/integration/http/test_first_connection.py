@@ -8,7 +8,7 @@ from pathlib import Path
 
 SCRIPT = """
 import asyncio, socket, sys
-from gpumand.domain.consumer import HttpSettings
+from gpumand.domain.output_settings import HttpSettings
 from gpumand.http.listener import HttpListener
 
 async def main(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
-from gpumand.domain.events import EvictionOccurred, EvictionReport
+from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport
 from gpumand.testing.world import FakeWorld
 
 READ_SEC = 0.02
@@ -40,8 +40,10 @@ def kill_consumer(world: FakeWorld, name: str) -> None:
     world.vram.release(consumer.pid)
 
 
-def reports(world: FakeWorld, kind: type = EvictionOccurred) -> list[EvictionReport]:
-    return [event.report for event in world.events if isinstance(event, kind)]
+def reports(
+    world: FakeWorld, kind: type[EvictionOccurred] | type[EvictionFailed] = EvictionOccurred
+) -> list[EvictionReport]:
+    return [event.report for event in world.named(kind)]
 
 
 def residency(world: FakeWorld, name: str) -> str:

@@ -118,7 +118,7 @@ async def test_consumer_can_be_loaded_at_once_after_its_load_was_cancelled() -> 
     with pytest.raises(LoadFailed):
         await asking
     world.routes.consumer("llm").running = True
-    world.units.units["llm.service"].started = lambda: world.routes.place("llm", 8000) and None
+    world.units.units["llm.service"].started = lambda: world.routes.place("llm", 8000)
 
     assert (await world.arbiter.acquire(client(2), "llm", AcquireOptions())).loaded
 

@@ -132,7 +132,8 @@ async def test_driver_is_closed_again_after_a_request_and_not_while_its_consumer
     lease = (await world.arbiter.acquire(client(1), "llm", AcquireOptions())).lease
     await world.arbiter.release(lease.id)
     await world.clock.sleep(600)
-    assert world.vram.is_open, "the consumer is resident, so the card is awake anyway"
+    was_open = world.vram.is_open
+    assert was_open, "the consumer is resident, so the card is awake anyway"
 
     await world.arbiter.evict("llm", False, 10.0)
     await world.clock.sleep(70)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from gpumand.domain.consumer import SchedulerSettings
+from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings
 from gpumand.domain.errors import EvictionFailed, InsufficientVram, LimitsExceeded
 from gpumand.domain.request import AcquireOptions, Verdict
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, hold_foreign_memory, ooms, residency, routed
 
 
-def make_world(count: int, mib: int, *others: object, **settings: int) -> FakeWorld:
+def make_world(count: int, mib: int, *others: ConsumerSpec, **settings: Any) -> FakeWorld:
     """A world with ``count`` loaded consumers of one size; v0 is the first victim."""
     specs = [routed(f"v{number}", mib) for number in range(count)]
-    world = FakeWorld([*specs, *others], scheduler=SchedulerSettings(**settings))  # type: ignore[list-item]
+    world = FakeWorld([*specs, *others], scheduler=SchedulerSettings(**settings))
     world.vram.read_sec = READ_SEC
     for spec in specs:
         world.routes.place(spec.name, mib)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from gpumand.domain.consumer import SchedulerSettings
-from gpumand.domain.request import AcquireOptions
+from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, routed
 
 
-async def loading_world(load_sec: float, load_steps: int, held_mib: int = 0) -> tuple[FakeWorld, asyncio.Task[object]]:
+async def loading_world(load_sec: float, load_steps: int, held_mib: int = 0) -> tuple[FakeWorld, asyncio.Task[Grant]]:
     """A server that says that its model is loaded as soon as it loads it, and the request that loads it."""
     world = FakeWorld([routed("llm", 8000)], scheduler=SchedulerSettings(concurrent_leases=0))
     world.vram.read_sec = READ_SEC
@@ -23,7 +23,7 @@ async def loading_world(load_sec: float, load_steps: int, held_mib: int = 0) -> 
     acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=600)))
     await world.clock.advance_until(lambda: world.routes.called("load") == ["llm"])
     server.says_loaded = True
-    return world, acquiring  # type: ignore[return-value]  # a task of a grant
+    return world, acquiring
 
 
 async def test_memory_of_the_former_model_is_no_evidence_of_the_new_one() -> None:

@@ -222,7 +222,7 @@ async def test_unit_without_an_unload_route_that_loads_with_its_first_request_is
     assert world.units.calls == [("start", "immich.service")]
     assert not world.vram.is_held_by("immich")
 
-    await world.arbiter.release(grant.lease.id, client())
+    await world.arbiter.release(grant.lease.id)
     await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
     assert world.units.calls[1:] == [("stop", "immich.service"), ("start", "llm.service")]
 

@@ -109,11 +109,12 @@ async def test_holders_are_named_where_the_driver_shows_them() -> None:
         await world.arbiter.acquire(client(2), "image", AcquireOptions())
 
 
-async def test_memory_of_no_listed_process_is_named_as_such() -> None:
+async def test_memory_of_no_listed_process_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     world = await make_world(routed("image", 20000, devices=("0",)))
     world.vram.hold(1, 9000, name="")
     unlisted = world.vram._processes
-    world.vram._sample, sample = (lambda index, error: _hide_processes(sample(index, error))), world.vram._sample  # type: ignore[method-assign]
+    sample = world.vram._sample
+    monkeypatch.setattr(world.vram, "_sample", lambda index, error: _hide_processes(sample(index, error)))
     assert unlisted(0)
 
     with pytest.raises(InsufficientVram, match=r"held: 8\.8 GiB in use by processes that the driver does not name"):

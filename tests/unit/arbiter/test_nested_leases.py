@@ -200,14 +200,14 @@ async def test_outer_lease_is_given_back_and_restored_around_a_nested_one(world:
     assert nested.evicted == ("a",)
     assert world.arbiter.lease(outer.id).yielded
     assert world.arbiter.lease(nested.lease.id).yields == outer.id
-    assert [one.lease.id for one in world.named(LeaseYielded)] == [outer.id]  # type: ignore[attr-defined]
+    assert [one.lease.id for one in world.named(LeaseYielded)] == [outer.id]
     await world.arbiter.release(nested.lease.id)
     await world.clock.sleep(60.0)
     assert residency(world, "a") == "resident"
     restored = world.arbiter.lease(outer.id)
     assert (restored.yielded, restored.device) == (False, "0")
     assert world.arbiter.consumer_status("a").leases == 1
-    assert [one.lease.id for one in world.named(LeaseReturned)] == [outer.id]  # type: ignore[attr-defined]
+    assert [one.lease.id for one in world.named(LeaseReturned)] == [outer.id]
     assert not world.store.leases[outer.id].yielded
     await world.arbiter.release(outer.id)
 
@@ -298,7 +298,7 @@ async def test_lease_that_cannot_be_restored_ends_with_a_reason_of_its_own(world
     await world.arbiter.release(nested.lease.id)
     await world.clock.sleep(60.0)
 
-    ends = {one.lease.id: one.reason for one in world.named(LeaseEnded)}  # type: ignore[attr-defined]
+    ends = {one.lease.id: one.reason for one in world.named(LeaseEnded)}
     assert ends[outer.id] is LeaseEnd.NOT_RESTORED
     assert world.arbiter.status().leases == ()
     assert outer.id not in world.store.leases

@@ -50,10 +50,17 @@ async def make_world(*specs: ConsumerSpec, loaded: tuple[str, ...] = ("a", "b"))
     world.vram.read_sec = READ_SEC
     names = tuple(one.name for one in specs if one.unit == UNIT)
     world.routes.vram = Router(world, *names)
-    world.units.units[UNIT].stopped = lambda: [kill_consumer(world, name) for name in names] and world.vram.release(PID)
-    world.units.units[UNIT].started = lambda: (
-        [setattr(world.routes.consumer(name), "running", True) for name in names] and None
-    )
+
+    def stop() -> None:
+        for name in names:
+            kill_consumer(world, name)
+        world.vram.release(PID)
+
+    def start() -> None:
+        for name in names:
+            world.routes.consumer(name).running = True
+
+    world.units.units[UNIT].stopped, world.units.units[UNIT].started = stop, start
     await world.units.start(UNIT, 10)
     for name in loaded:
         world.routes.place(name, world.settings.consumers[name].vram_resident_mib)
@@ -88,7 +95,8 @@ async def test_model_is_evicted_by_its_route_while_the_other_is_leased() -> None
 
 @pytest.mark.parametrize("use", ["leased", "pinned", "busy"])
 async def test_unit_is_not_stopped_while_another_consumer_in_it_is_used(use: str) -> None:
-    more = {"busy": {"busy": BusyRoute("/slots", ("/n",))}, "pinned": {"pinned": True}}.get(use, {})
+    options: dict[str, dict[str, object]] = {"busy": {"busy": BusyRoute("/slots", ("/n",))}, "pinned": {"pinned": True}}
+    more = options.get(use, {})
     world = await make_world(model("a", 6000, evict=STOP), model("b", 8000, **more))
     if use == "leased":
         await world.arbiter.acquire(client(1), "b", AcquireOptions())

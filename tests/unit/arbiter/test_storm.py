@@ -7,6 +7,7 @@ import contextlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -142,8 +143,8 @@ async def one_program(world: FakeWorld, number: int, draw: random.Random, ends: 
     for _ in range(6):
         await world.clock.sleep(draw.uniform(0, 5))
         is_whole, mib = draw.random() < 0.15, draw.randrange(100, 16000)
-        amount = {"whole_device": True} if is_whole else {"vram_mib": mib}
-        options = AcquireOptions(LeaseLifetime.CONNECTION, timeout_sec=draw.choice([0, 1, 5, 30, 200]), **amount)  # type: ignore[arg-type]
+        amount: dict[str, Any] = {"whole_device": True} if is_whole else {"vram_mib": mib}
+        options = AcquireOptions(LeaseLifetime.CONNECTION, timeout_sec=draw.choice([0, 1, 5, 30, 200]), **amount)
         ends["asked"] += 1
         acquiring = asyncio.create_task(world.arbiter.acquire(client(number, uid=number), "", options))
         if draw.random() < 0.15:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -44,7 +45,7 @@ async def test_whole_device_evicts_more_consumers_than_max_evictions() -> None:
     for number in range(7):
         await world.units.start(f"c{number}.service", 1.0)
         world.vram.hold(100 + number, 1000, consumer=f"c{number}")
-        world.units.units[f"c{number}.service"].stopped = lambda pid=100 + number: world.vram.release(pid)
+        world.units.units[f"c{number}.service"].stopped = partial(world.vram.release, 100 + number)
         world.arbiter.record_unit(await world.units.state(f"c{number}.service"))
     await world.housekeeping.refresh_all()
 

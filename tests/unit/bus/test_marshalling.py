@@ -16,10 +16,10 @@ from gpumand.bus.marshalling import (
     owner_label,
     plan_entry,
     status_entry,
-    text,
     variant,
 )
 from gpumand.bus.variants import unwrap
+from gpumand.bus.wire_text import text
 from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import EvictionMethod
 from gpumand.domain.device import ProcessUse

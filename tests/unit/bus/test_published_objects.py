@@ -10,7 +10,7 @@ import pytest
 from gpumand.bus.interfaces import own_interfaces
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.published_objects import PublishedObjects
-from gpumand.domain.events import LeaseEnded, LeaseGranted, LeaseReturned, LeaseWanted
+from gpumand.domain.events import Event, LeaseEnded, LeaseGranted, LeaseReturned, LeaseWanted
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.reservation import Reservation
 from gpumand.domain.status import Status, Summary
@@ -66,13 +66,13 @@ class World:
 @pytest.mark.parametrize("kind", ["granted", "ended", "returned"])
 def test_only_a_lease_on_a_consumer_updates_a_consumer(lease: Lease, updated: list[str], kind: str) -> None:
     world = World()
-    event = {
+    events: dict[str, Event] = {
         "granted": LeaseGranted(lease),
         "ended": LeaseEnded(lease, LeaseEnd.RELEASED),
         "returned": LeaseReturned(lease),
-    }[kind]
+    }
 
-    world.published.publish(event)
+    world.published.publish(events[kind])
     world.published.flush()
 
     assert world.asked == updated

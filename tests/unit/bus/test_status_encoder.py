@@ -9,7 +9,7 @@ from dbus_fast import Message
 from jeepney.low_level import Parser
 
 from gpumand.bus import status_encoder
-from gpumand.bus.marshalling import status_entry
+from gpumand.bus.marshalling import consumer_entry, status_entry
 from gpumand.bus.reply_encoder import ReplyEncoder
 from gpumand.bus.signal_encoder import encode_body
 from gpumand.bus.status_encoder import StatusEncoder
@@ -77,11 +77,10 @@ def test_order_of_consumers_is_kept() -> None:
 
 def test_only_changed_consumers_are_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    plain = status_encoder.consumer_entry
 
     def counted(one: ConsumerStatus) -> Any:
         encoded.append(one.name)
-        return plain(one)
+        return consumer_entry(one)
 
     monkeypatch.setattr(status_encoder, "consumer_entry", counted)
     draw, encoder = random.Random(2), StatusEncoder()

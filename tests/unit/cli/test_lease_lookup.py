@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpumand.cli.lease_lookup import short_id
+from gpumand.domain.short_ids import short_id
 
 
 def test_short_id_has_six_characters_or_as_many_as_tell_it_apart() -> None:

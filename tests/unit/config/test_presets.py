@@ -275,7 +275,7 @@ def test_model_is_escaped_for_its_position() -> None:
                 },
             }
         },
-        {},
+        "",
     )
 
     keys = type(one)("x", one.about, document).consumer("a/b ~é?")

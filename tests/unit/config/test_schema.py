@@ -12,8 +12,9 @@ from gpumand.config.consumer_schema import ConsumerTable, HealthTable, RouteTabl
 from gpumand.config.preset_schema import Detect, DetectTable, PresetTable
 from gpumand.config.schema import TABLES, GpuTable, HttpTable, SchedulerTable
 from gpumand.config.table_schema import keys_of, with_defaults
-from gpumand.domain.consumer import BusyRoute, ConsumerSpec, HealthRoute, HttpSettings, Route, SchedulerSettings
+from gpumand.domain.consumer import BusyRoute, ConsumerSpec, HealthRoute, Route, SchedulerSettings
 from gpumand.domain.gpu_settings import GpuSettings
+from gpumand.domain.output_settings import HttpSettings
 
 PAIRS = [
     (SchedulerTable, SchedulerSettings, set()),

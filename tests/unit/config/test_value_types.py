@@ -15,7 +15,6 @@ from gpumand.domain.consumer import (
     ConsumerSpec,
     EvictionMethod,
     HealthRoute,
-    HttpSettings,
     Overlap,
     Policy,
     Route,
@@ -23,6 +22,7 @@ from gpumand.domain.consumer import (
     Settings,
 )
 from gpumand.domain.gpu_settings import DeviceOptions, GpuSettings, PoolChoice
+from gpumand.domain.output_settings import HttpSettings
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "gpumand.toml"
 

@@ -91,7 +91,7 @@ async def test_container_that_comes_back_after_its_stop_is_a_failure_with_its_po
 async def test_container_that_its_unit_starts_again_names_the_unit(chain: Chain) -> None:
     chain.comfyui.labels = {"PODMAN_SYSTEMD_UNIT": "comfyui.service"}
     await chain.client.start("comfyui", 5.0)
-    chain.comfyui.stopped = lambda: asyncio.get_running_loop().call_later(0.05, chain.comfyui.begin)  # type: ignore[assignment]
+    chain.comfyui.stopped = lambda: asyncio.get_running_loop().call_later(0.05, chain.comfyui.begin)
     failed = await chain.failure("stop")
     assert (failed.reason, 'Set unit = "comfyui.service"' in str(failed)) == ("restarted", True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gpumand.cli.output import paint
 from gpumand.cli.render.theme import Theme
 from gpumand.config import load
 from gpumand.demo.example_services import IMAGE, LANGUAGE, SERVICES, TOTAL_MIB, VOICE, configuration
@@ -31,7 +30,7 @@ def test_bars_have_one_scale_and_add_up() -> None:
         ],
     )
     theme = Theme(width=80, unicode=False)
-    assert paint(picture(snapshot, theme), theme) == LOADING
+    assert "".join(f"{line.plain}\n" for line in picture(snapshot, theme)) == LOADING
 
 
 def test_scenario_needs_exactly_one_eviction() -> None:

@@ -45,7 +45,8 @@ def text_of(
     *containers: FoundContainer, processes: tuple[Process, ...] = (PROCESS,), ports: tuple[Listener, ...] = (PROXY,)
 ) -> str:
     by_pid = with_containers({one.pid: one for one in processes}, containers)
-    units = {one.unit: "" for one in (*processes, *containers) if one.unit.endswith(".service")}
+    found_units = [*(one.unit for one in processes), *(one.unit for one in containers)]
+    units = {unit: "" for unit in found_units if unit.endswith(".service")}
     host = Host(units, by_pid, ports, (Device(0, "RTX 4090", 24564),), containers=containers)
     found = find_candidates(host, PRESETS)
     return starting_configuration(host, found, likely_ports(host, PRESETS, found), ("nvml",), {})

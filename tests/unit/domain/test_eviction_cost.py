@@ -88,7 +88,8 @@ def test_one_large_idle_consumer_is_evicted_instead_of_three_small_ones_in_use()
 @pytest.mark.parametrize("policy", list(Policy))
 @pytest.mark.parametrize("protected", ["leased", "pinned", "coexists"])
 def test_no_policy_evicts_an_exempt_consumer(policy: Policy, protected: str) -> None:
-    more = {"leased": {"leases": 1}, "pinned": {"pinned": True}}.get(protected, {})
+    options: dict[str, dict[str, object]] = {"leased": {"leases": 1}, "pinned": {"pinned": True}}
+    more = options.get(protected, {})
     keep = known("keep", 12000, load_sec=0.1, idle_sec=900.0, **more)
     other = known("other", 12000, load_sec=100.0, idle_sec=1.0, used_at=5)
     new = absent("new", 12000, **({"can_coexist_with": frozenset({"keep"})} if protected == "coexists" else {}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
 @st.composite
 def states(draw: st.DrawFn, devices: int) -> ConsumerState:
     count, mib = draw(st.integers(1, devices)), draw(st.integers(3000, 9000))
-    more = {
+    more: dict[str, Any] = {
         "device_count": count,
         "parks": draw(st.integers(0, 3)) > 0,
         "residual_mib": draw(st.sampled_from([0, 500, 1500, 2500])),

@@ -81,7 +81,7 @@ def test_consumer_is_not_evicted_in_its_turn_shortly_after_a_lease(policy: Polic
 @pytest.mark.parametrize("policy", list(Policy))
 @pytest.mark.parametrize("late", [{"ends_at": NOW}, {"idle_since": NOW - 2.0}, {"pause_sec": 0.0}])
 def test_consumer_is_evicted_after_its_turn_or_a_long_pause(policy: Policy, late: dict[str, float]) -> None:
-    decision = decide(pair(**late, policy=policy), Requirement("b"))  # type: ignore[arg-type]
+    decision = decide(pair(**late, policy=policy), Requirement("b"))
 
     assert [victim.consumer for victim in decision.evictions] == ["a"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -136,8 +137,8 @@ async def test_watch_reports_a_listing_then_changes(clock: FakeClock, fleet: Mem
         assert removed.key == fleet.keys.host(H1)
 
 
-def watched(fleet: MemoryFleet) -> AsyncIterator[object]:
-    return fleet.store().watch(fleet.keys.hosts)
+def watched(fleet: MemoryFleet) -> AsyncGenerator[object]:
+    return cast(AsyncGenerator[object], fleet.store().watch(fleet.keys.hosts))
 
 
 async def test_watch_reports_a_cut_and_what_is_there_afterwards(fleet: MemoryFleet) -> None:

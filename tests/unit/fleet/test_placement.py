@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -162,9 +163,13 @@ def test_unmeasured_times_are_estimated_by_size() -> None:
     assert names(fleet(host(1, chat=large), host(2, chat=small))) == ["gpu2", "gpu1"]
 
 
+def with_consumer(number: int, name: str) -> HostRow:
+    return replace(host(number), consumers={name: consumer()})
+
+
 def test_equal_hosts_are_chosen_by_consumer_and_always_alike() -> None:
     def rows(name: str) -> list[HostRow]:
-        return [host(number, **{name: consumer()}) for number in range(1, 4)]
+        return [with_consumer(number, name) for number in range(1, 4)]
 
     first = {name: names(fleet(*rows(name)), name)[0] for name in map(str, range(60))}
     assert first == {name: names(fleet(*reversed(rows(name))), name)[0] for name in first}
@@ -173,7 +178,7 @@ def test_equal_hosts_are_chosen_by_consumer_and_always_alike() -> None:
 
 def test_host_that_leaves_moves_only_its_own_consumers() -> None:
     for name in map(str, range(30)):
-        rows = [host(number, **{name: consumer()}) for number in range(1, 5)]
+        rows = [with_consumer(number, name) for number in range(1, 5)]
         before = names(fleet(*rows), name)
         assert names(fleet(*rows[:-1]), name) == [one for one in before if one != "gpu4"]
 

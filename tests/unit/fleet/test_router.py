@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 
@@ -146,7 +147,7 @@ async def test_failed_load_drops_its_intent_and_goes_to_the_next_host(fleet: Scr
         one.answers = [LoadFailed(f"chat did not start on {one.name}")]
     tried: list[str] = []
     for one in fleet.hosts.values():
-        one.before = lambda name=one.name: _name(tried, name)  # type: ignore[misc]
+        one.before = partial(_name, tried, one.name)
     fleet.hosts["gpu3"].answers = []
 
     lease = await router.acquire(AcquireCall("chat", 5.0))

@@ -52,13 +52,13 @@ def test_unknown_residency_of_a_newer_version_is_unknown() -> None:
 
 def test_row_with_24_consumers_is_smaller_than_4_kb() -> None:
     many = {f"consumer-name-{index}": RESIDENT for index in range(24)}
-    assert len(encode_host(row(**many))) < 4096
+    assert len(encode_host(replace(row(), consumers=many))) < 4096
 
 
 def test_row_that_is_too_large_omits_unused_consumers_and_says_how_many() -> None:
     cold = replace(RESIDENT, residency=Residency.UNLOADED, leases=0)
     many = {f"c{index}-{'x' * 50}": cold for index in range(900)} | {"used": RESIDENT}
-    encoded = encode_host(row(**many))
+    encoded = encode_host(replace(row(), consumers=many))
     found = parse_host(encoded)
     assert len(encoded) <= MAX_ROW_BYTES
     assert "used" in found.consumers

@@ -20,7 +20,7 @@ class FakeArbiter:
         self.waiting: list[asyncio.Future[Grant]] = []
         self.renewals: list[Exception] = []
 
-    async def acquire(self, consumer: str, priority: int, reason: str) -> Grant:
+    async def acquire(self, consumer: str, priority: int | None, reason: str) -> Grant:
         self.calls.append(f"acquire {consumer} {priority} {reason}")
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self.waiting.append(future)

@@ -57,7 +57,7 @@ async def run_arbiter(settings: SchedulerSettings, uses: list[Use]) -> tuple[lis
 
     await asyncio.gather(*(use(number, wanted) for number, wanted in enumerate(uses)))
     housekeeping.cancel()
-    return granted, [one.report.consumer for one in world.named(EvictionOccurred)]  # type: ignore[attr-defined]
+    return granted, [one.report.consumer for one in world.named(EvictionOccurred)]
 
 
 def run_engine(settings: SchedulerSettings, uses: list[Use]) -> tuple[list[int], list[str]]:

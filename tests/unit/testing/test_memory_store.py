@@ -25,8 +25,8 @@ async def test_leases_are_read_oldest_first() -> None:
 
     assert await store.read_leases() == (older, LEASE)
     assert await store.read_consumers() == {"tts": (True, 7)}
-    await store.put_load("tts", 1, 9)
-    assert await store.read_loads() == {"tts": (1, 9)}
+    await store.put_load("tts", (1,), 9)
+    assert await store.read_loads() == {"tts": ((1,), 9)}
     await store.drop_load("tts")
     assert await store.read_loads() == {}
     assert memory.writes == [("put", "b2"), ("consumer", "tts"), ("load", "tts"), ("loaded", "tts")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,9 +74,9 @@ def test_files_of_a_sleeping_card_are_not_opened(tree: Tree, monkeypatch: pytest
     opened: list[str] = []
     real_open = Path.open
 
-    def noting_open(path: Path, *args: object, **more: object) -> object:
+    def noting_open(path: Path, *args: Any, **more: Any) -> object:
         opened.append(path.name)
-        return real_open(path, *args, **more)  # type: ignore[arg-type]
+        return real_open(path, *args, **more)
 
     monkeypatch.setattr(Path, "open", noting_open)
     tree.read(is_in_use=True)

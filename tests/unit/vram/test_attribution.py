@@ -287,7 +287,7 @@ async def test_reading_of_a_source_replaced_meanwhile_is_discarded(setup: Setup)
     former, started, release = setup.vram, asyncio.Event(), asyncio.Event()
     read = former.read
 
-    async def slowly(_only: Devices = ()) -> Reading:
+    async def slowly(only: Devices = ()) -> Reading:
         reading = await read()
         started.set()
         await release.wait()

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from gpumand.cli.app import gpumanctl
 
-STATE = {
+STATE: dict[str, Any] = {
     "gateway": {
         "version": "1.0",
         "started_usec": 0,

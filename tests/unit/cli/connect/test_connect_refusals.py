@@ -121,7 +121,7 @@ def test_a_file_whose_group_would_be_lost_is_not_changed(tmp_path: Path, monkeyp
     def refuse(*_: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(settings_file.os, "fchown", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
     before = os.stat_result((0o100640, 0, 0, 1, os.geteuid(), path.stat().st_gid + 1, 0, 0, 0, 0))
     with pytest.raises(CannotEdit, match="its group is"):
         settings_file._replace(path, "after", before)

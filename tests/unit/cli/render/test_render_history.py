@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from gpumand.cli.render.history import details, history_lines, user_name
+from gpumand.cli.render.format import user_name
+from gpumand.cli.render.history import details, history_lines
 from gpumand.cli.render.show import footprint_warning, show_lines
 from gpumand.cli.render.theme import Theme
 from tests.unit.cli import samples

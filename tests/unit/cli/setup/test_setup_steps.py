@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
-from gpumand.cli.errors import Failure
+from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import Places, Proposal
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.packages import Packages
@@ -140,7 +140,7 @@ class FakeSystem:
         for command in commands:
             self.commands.append(" ".join(command[1:]))
             if command[1] in self.failing:
-                raise Failure(1, f"{command[1]} failed")
+                raise Failure(ExitCode.FAILURE, f"{command[1]} failed")
             if command[1] == "try-restart" and "ollama.service" in command:
                 self.ports = self.on_restart
 

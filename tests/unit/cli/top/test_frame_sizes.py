@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,8 @@ def test_command_line_that_this_user_may_not_read_is_replaced_by_the_name() -> N
 
 
 def test_device_with_an_error_says_so_in_every_layout() -> None:
-    broken = {"error": "nvml-hangs: a driver call has not returned", "history": {}, "used_mib": None, "free_mib": None}
+    broken: dict[str, Any] = {"error": "nvml-hangs: a driver call has not returned", "history": {}}
+    broken |= {"used_mib": None, "free_mib": None}
     for number in (1, 8):
         shown = busy_host.model(devices=[busy_host.device(index, **broken) for index in range(number)])
         assert any("nvml-hangs" in line for line in drawn(shown, 120, 24))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -30,7 +31,7 @@ class Daemon:
         self.calls = 0
         self.is_running_now = True
         self.may_answer_history = asyncio.Event()
-        self.before_delivery = lambda: None
+        self.before_delivery: Callable[[], object] = lambda: None
 
     async def status(self) -> dict[str, Any]:
         self.calls += 1
@@ -72,6 +73,7 @@ async def test_older_answer_does_not_replace_a_newer_one(daemon: Daemon, top: To
     daemon.may_answer_history.set()
 
     await asyncio.gather(earlier, later)
+    assert top._model.status is not None
     assert [one["pinned"] for one in top._model.status["consumers"]] == [True]
 
 
