@@ -12,3 +12,9 @@ def free_ports(number: int) -> list[int]:
     for one in probes:
         one.close()
     return ports
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that is free at the moment."""
+    (port,) = free_ports(1)
+    return port

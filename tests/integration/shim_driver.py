@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gpumand.bus import names
-from tests.integration.live import Client, LiveHost, status_answers_fast, table
-from tests.shim import shim_environment
+from tests.integration.live import Client, LiveHost, bare_host, status_answers_fast, table
+from tests.shim import build_shim, have_compiler, shim_environment
 from tests.shim.shimfile import Shim, ShimDevice
 
 TOTAL_MIB = 24576
@@ -39,6 +41,22 @@ class Driver:
     def hang(self) -> None:
         self.gate.touch()
         self.write(hang_in="memory", hang_while=self.gate)
+
+
+def built_library(folders: pytest.TempPathFactory) -> Path:
+    """Build the fake library in a new folder; skips the test where there is no compiler."""
+    if not have_compiler():
+        pytest.skip("gcc is not installed, so the fake NVML cannot be built")
+    return build_shim(folders.mktemp("nvml"))
+
+
+@contextlib.asynccontextmanager
+async def host_with_consumers(folder: Path) -> AsyncIterator[LiveHost]:
+    """A host with two consumers that do not fit together, and without a daemon."""
+    async with bare_host(folder) as host:
+        for name, mib in SIZES.items():
+            await host.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+        yield host
 
 
 @contextlib.asynccontextmanager

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.live import Client, LiveHost, bare_host, error_of, wait_until
-from tests.integration.shim_driver import SIZES, TOTAL_MIB, Driver, daemon
-from tests.shim import build_shim, have_compiler
+from tests.integration.live import Client, LiveHost, error_of, wait_until
+from tests.integration.shim_driver import SIZES, TOTAL_MIB, Driver, built_library, daemon, host_with_consumers
 
 READING_KEYS = {"total_mib", "used_mib", "free_mib", "foreign_mib"}
 CONNECTION = ("s", "connection")
@@ -19,17 +18,13 @@ CONNECTION = ("s", "connection")
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not have_compiler():
-        pytest.skip("gcc is not installed, so the fake NVML cannot be built")
-    return build_shim(tmp_path_factory.mktemp("nvml"))
+    return built_library(tmp_path_factory)
 
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
     """A host with two consumers that do not fit together, and without a daemon."""
-    async with bare_host(tmp_path) as made:
-        for name, mib in SIZES.items():
-            await made.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+    async with host_with_consumers(tmp_path) as made:
         yield made
 
 

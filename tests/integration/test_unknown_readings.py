@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.live import Client, LiveHost, bare_host, error_of, wait_until
-from tests.integration.shim_driver import NVML, SIZES, TOTAL_MIB, Driver, daemon
-from tests.shim import build_shim, have_compiler
+from tests.integration.shim_driver import NVML, SIZES, TOTAL_MIB, Driver, built_library, daemon, host_with_consumers
 from tests.shim.shimfile import ShimDevice
 
 GAME = {1: 20000}
@@ -20,16 +19,12 @@ UNAVAILABLE, NO_ROOM = "org.gpumand1.Error.DeviceUnavailable", "org.gpumand1.Err
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if not have_compiler():
-        pytest.skip("gcc is not installed, so the fake NVML cannot be built")
-    return build_shim(tmp_path_factory.mktemp("nvml"))
+    return built_library(tmp_path_factory)
 
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[LiveHost]:
-    async with bare_host(tmp_path) as made:
-        for name, mib in SIZES.items():
-            await made.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
+    async with host_with_consumers(tmp_path) as made:
         yield made
 
 

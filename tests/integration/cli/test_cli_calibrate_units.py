@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from gpumand.testing.ports import free_port
 from tests.integration.cli.ctl import Ctl
-from tests.integration.consumers.servers import free_port
 from tests.integration.live import LiveHost, bare_host, wait_until
 from tests.integration.service_manager.host import FakeHost
 from tests.integration.test_bad_units import running_daemon_and_systemd, unit_holding_memory, unit_table

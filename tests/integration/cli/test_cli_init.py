@@ -14,8 +14,8 @@ from gpumand.config import load
 from gpumand.discovery.sockets import listeners
 from gpumand.testing.bus import PrivateBus
 from gpumand.testing.host_tree import HostTree, rx7900xtx
+from gpumand.testing.ports import free_port
 from tests.integration.cli.ctl import Ctl
-from tests.integration.consumers.servers import free_port
 from tests.integration.live import wait_until
 from tests.integration.service_manager.host import FakeHost
 from tests.shim import build_shim, have_compiler, shim_environment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +86,6 @@ def spec(url: str, name: str = "c", timeout_sec: float = 0.4, path: str = "/x", 
         load=Route(path, timeout_sec=timeout_sec),
         unload=Route(path, timeout_sec=timeout_sec, json={"all": True}, headers=(("X-Key", "secret"),)),
     )
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:

@@ -15,8 +15,9 @@ from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec
 from gpumand.host.clock import SystemClock
 from gpumand.host.container_connections import ConsumerConnections
+from gpumand.testing.ports import free_port
 
-from .servers import free_port, web_server
+from .servers import web_server
 
 SLOTS = BusyRoute("/slots", ("/running",), timeout_sec=0.5)
 

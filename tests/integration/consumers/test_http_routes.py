@@ -17,8 +17,9 @@ from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec, Health, HealthRoute, Route
 from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
+from gpumand.testing.ports import free_port
 
-from .servers import answer_healthy, failure_of, free_port, hang, hang_up, raw_server, spec, web_server
+from .servers import answer_healthy, failure_of, hang, hang_up, raw_server, spec, web_server
 
 _SELF_SIGNED = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=127.0.0.1 -days 2"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

@@ -59,6 +59,16 @@ async def read_to_end(reader: asyncio.StreamReader) -> bytes:
     return bytes(read)
 
 
+async def refused(address: Address) -> bool:
+    """Whether connections are refused, since nothing listens."""
+    try:
+        _, writer = await connect(address)
+    except ConnectionRefusedError:
+        return True
+    await close(writer)
+    return False
+
+
 async def close(writer: asyncio.StreamWriter) -> None:
     """Close the connection."""
     writer.close()

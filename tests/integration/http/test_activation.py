@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from gpumand.http.limits import MAX_CONNECTIONS
+from gpumand.testing.ports import free_port
 from tests.exposition import parsed
 from tests.integration.http import handover
 from tests.integration.http.raw import (
-    Address,
     answer_of,
     ask,
     close,
@@ -24,6 +24,7 @@ from tests.integration.http.raw import (
     exchange,
     following,
     read_to_end,
+    refused,
     request,
 )
 from tests.integration.live import LiveHost, error_of, live_host, status_answers_fast, table
@@ -57,21 +58,6 @@ def hand_over(host: LiveHost, *named: tuple[str, int]) -> None:
     message_part = [f"{name}={fd}" for name, fd in named]
     host.program = (handover.__file__, *message_part, "--", sys.executable, "-m", "gpumand")
     host.passed = tuple(fd for _, fd in named)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def refused(address: Address) -> bool:
-    try:
-        _, writer = await connect(address)
-    except ConnectionRefusedError:
-        return True
-    await close(writer)
-    return False
 
 
 async def test_status_over_http_equals_get_status(host: LiveHost, address: str) -> None:

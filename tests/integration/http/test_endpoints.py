@@ -13,10 +13,10 @@ from gpumand.domain.errors import ConfigInvalid
 from gpumand.domain.output_settings import HttpSettings
 from gpumand.http import connections
 from gpumand.http.limits import MAX_CONNECTIONS
+from gpumand.testing.ports import free_port
 from tests.exposition import parsed
 from tests.integration.http.conftest import EVICTION, Served
 from tests.integration.http.raw import (
-    Address,
     answer_of,
     ask,
     close,
@@ -24,27 +24,13 @@ from tests.integration.http.raw import (
     exchange,
     following,
     read_to_end,
+    refused,
     request,
 )
 from tests.integration.live import wait_until
 from tests.scripted_arbiter import a_device
 
 PATHS = ("/v1/status", "/metrics", "/healthz")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-async def refused(address: Address) -> bool:
-    try:
-        _, writer = await connect(address)
-    except ConnectionRefusedError:
-        return True
-    await close(writer)
-    return False
 
 
 # -- routes ----------------------------------------------------------------------------------------------------------
