@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from gpumand.config import ConfigProblem, ConfigProblems, load
+from tests.unit.config import refusals_of_consumers, refusals_of_routes, refusals_of_tables
 from tests.unit.config.refusal_cases import CASES
+
+# Loading the modules fills the list.
+FILLED_BY = (refusals_of_tables, refusals_of_consumers, refusals_of_routes)
 
 
 def problems_of(path: Path) -> tuple[ConfigProblem, ...]:
