@@ -58,6 +58,17 @@ class Ctl:
         return await finished(await self.start(*args, **changes))
 
 
+async def failure(ctl: Ctl, *args: str) -> tuple[int, str]:
+    """Exit code and error line of a command that fails, which has no other output, with or without --json."""
+    plain, document = await ctl(*args), await ctl(*args, "--json")
+    assert plain.out == document.out == ""
+    assert plain.err == document.err
+    assert plain.code == document.code
+    (line,) = plain.err.splitlines()
+    assert line.startswith("gpumanctl: ")
+    return plain.code, line
+
+
 async def finished(process: asyncio.subprocess.Process) -> Result:
     """Wait for a process; kill it after ``LIMIT_SEC``."""
     try:

@@ -3,51 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, Policy, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import EvictionFailed, InsufficientVram, LoadFailed
 from gpumand.domain.events import LoadFinished
-from gpumand.domain.request import AcquireOptions, Verdict
+from gpumand.domain.request import AcquireOptions
 from gpumand.ports import UnitFailed
-from gpumand.testing.world import FakeWorld, client
+from gpumand.testing.world import client
 from tests.unit.arbiter.arbiter_setup import ooms, reports, residency, routed
-
-HTTP, UNIT_STOP = EvictionMethod.HTTP, EvictionMethod.UNIT_STOP
-RESERVE_MIB = SchedulerSettings().host_ram_reserve_mib
-
-
-def sleeper(name: str, mib: int, **more: object) -> ConsumerSpec:
-    """A server in a unit, with routes that park and wake it."""
-    defaults: dict[str, object] = {"unit": f"{name}.service", "evict": (HTTP, UNIT_STOP), "parks": True}
-    return routed(name, mib, **(defaults | {"residual_mib": 500} | more))
-
-
-def make_world(*specs: ConsumerSpec, ram_mib: int | None = None, **more: object) -> FakeWorld:
-    """A world with ``ram_mib`` of host RAM above the reserve; the units of its consumers run."""
-    world = FakeWorld(specs, **more)  # type: ignore[arg-type]
-    if ram_mib is not None:
-        world.memory.mib = ram_mib + RESERVE_MIB
-    for spec in specs:
-        if not spec.parks:
-            continue
-        fake = world.routes.consumer(spec.name)
-        fake.residual_mib, fake.parks_mib = spec.residual_mib, spec.vram_resident_mib
-        if spec.unit:
-            unit = world.units.units[spec.unit]
-            unit.activity, unit.invocation = UnitActivity.ACTIVE, 1
-            unit.stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
-            unit.started = lambda name=spec.name: _mark_running(world, name)  # type: ignore[misc]
-    return world
-
-
-def _mark_running(world: FakeWorld, name: str) -> None:
-    world.routes.consumer(name).running = True
+from tests.unit.arbiter.parking_setup import HTTP, RESERVE_MIB, UNIT_STOP, make_world, sleeper
 
 
 async def test_consumer_is_parked_and_woken_without_stopping_its_unit() -> None:
@@ -318,130 +283,3 @@ async def test_idle_consumers_are_parked_only_if_host_ram_has_room() -> None:
     (left,) = [name for name in "ab" if residency(world, name) == "resident"]
     assert world.arbiter.state.consumer(left).idle_since > 30, "it is not tried again in every round"
     housekeeping.cancel()
-
-
-async def test_residual_memory_of_a_parked_consumer_is_measured() -> None:
-    world = make_world(sleeper("a", 14000))
-    world.routes.place("a", 14000)
-    await world.start()
-    housekeeping = asyncio.create_task(world.housekeeping.run())
-
-    await world.arbiter.evict("a", False, 20.0)
-    await world.clock.sleep(10)
-
-    assert world.arbiter.state.consumer("a").memory.residual_mib == 500
-    housekeeping.cancel()
-
-
-async def test_parked_consumer_is_recognized_after_a_restart() -> None:
-    world = make_world(sleeper("a", 14000), sleeper("b", 9000, health=None))
-    world.routes.place("b", 500).loaded = False
-    await world.start()
-
-    assert [residency(world, name) for name in "ab"] == ["parked", "parked"]
-    plan = await world.arbiter.plan(client(1), "a", AcquireOptions())
-    assert (plan.verdict, plan.load) == (Verdict.GRANT, True)
-
-
-async def test_residual_memory_on_two_devices_does_not_count_as_a_model() -> None:
-    """Only readings show whether it is parked."""
-    wide = sleeper("a", 14000, health=None, device_count=2, residual_mib=1500)
-    world = make_world(wide, total_mib=(24564, 24564))
-    world.routes.consumer("a").also_on = (1,)
-    world.routes.place("a", 14000)
-    await world.start()
-    housekeeping = asyncio.create_task(world.housekeeping.run())
-    assert residency(world, "a") == "resident"
-
-    await world.arbiter.evict("a", False, 20.0)
-    await world.clock.sleep(20)
-
-    assert residency(world, "a") == "parked"
-    housekeeping.cancel()
-
-
-async def test_stopped_unit_is_no_longer_parked() -> None:
-    world = make_world(sleeper("a", 14000))
-    world.routes.place("a", 14000)
-    await world.start()
-    housekeeping = asyncio.create_task(world.housekeeping.run())
-    await world.arbiter.evict("a", False, 20.0)
-    await world.clock.sleep(20)
-    assert residency(world, "a") == "parked"
-
-    world.routes.die("a")
-    world.units.become("a.service", UnitActivity.INACTIVE)
-    await world.clock.sleep(20)
-
-    assert residency(world, "a") == "unloaded"
-    housekeeping.cancel()
-
-
-async def test_parked_consumer_that_briefly_does_not_answer_stays_parked() -> None:
-    world = make_world(sleeper("a", 14000))
-    world.routes.place("a", 14000)
-    await world.start()
-    housekeeping = asyncio.create_task(world.housekeeping.run())
-    await world.arbiter.evict("a", False, 20.0)
-
-    world.routes.consumer("a").hangs = True
-    await world.clock.sleep(30)
-
-    assert residency(world, "a") == "parked"
-    housekeeping.cancel()
-
-
-# -- random sequences --
-
-
-async def storm(seed: int, policy: Policy) -> None:
-    """Random clients: no host RAM or VRAM is reserved twice, and every request is served."""
-    draw = random.Random(seed)
-    ram_mib = draw.choice([0, 6000, 12000, 30000])
-    specs = [sleeper(f"c{number}", draw.randrange(2000, 14000)) for number in range(6)]
-    specs = [one if draw.random() < 0.7 else replace(one, parks=False) for one in specs]
-    scheduler = SchedulerSettings(concurrent_leases=draw.choice([0, 1]), policy=policy)
-    sizes = draw.choice([(24564,), (16000, 24564)])
-    world = make_world(*specs, ram_mib=ram_mib, scheduler=scheduler, total_mib=sizes)
-    world.routes.where = lambda name: world.arbiter.state.consumer(name).devices
-    for spec in specs:
-        fake = world.routes.consumer(spec.name)
-        fake.load_sec, fake.unload_sec = draw.uniform(0.1, 5), draw.uniform(0.05, 2)
-        fake.parks_mib = spec.vram_resident_mib if spec.parks else 0
-        if not spec.parks:
-            world.units.units[spec.unit].stopped = lambda name=spec.name: world.routes.die(name)  # type: ignore[misc]
-            world.units.units[spec.unit].started = lambda name=spec.name: _mark_running(world, name)  # type: ignore[misc]
-    most_mib = 0
-
-    def check_reservations(event: object) -> None:
-        nonlocal most_mib
-        world.events.append(event)  # type: ignore[arg-type]
-        most_mib = max(most_mib, sum(one.host_mib for one in world.routes.consumers.values()))
-
-    world.arbiter.state.publish = check_reservations
-    await world.start()
-    housekeeping = asyncio.create_task(world.housekeeping.run())
-
-    async def one_client(number: int) -> None:
-        own = random.Random(f"{seed}/{number}")
-        for _ in range(6):
-            await world.clock.sleep(own.uniform(0, 5))
-            name = f"c{own.randrange(6)}"
-            grant = await world.arbiter.acquire(client(number), name, AcquireOptions(timeout_sec=4 * 3600.0))
-            await world.clock.sleep(own.uniform(0, 5))
-            await world.arbiter.release(grant.lease.id)
-
-    await asyncio.gather(*(one_client(number) for number in range(1, 7)))
-    await world.clock.sleep(60)
-
-    assert most_mib <= ram_mib, f"seed {seed}"
-    assert ooms(world) == 0, f"seed {seed}"
-    assert not world.arbiter.state.ledger.jobs, f"seed {seed}"
-    housekeeping.cancel()
-
-
-@pytest.mark.parametrize("policy", list(Policy))
-@settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_host_ram_is_never_reserved_twice(policy: Policy, seed: int) -> None:
-    asyncio.run(storm(seed, policy))

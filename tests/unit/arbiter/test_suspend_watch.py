@@ -1,10 +1,8 @@
-"""Suspend and shutdown of the host in virtual time: held requests, refreshed state, and ended leases."""
+"""Suspend of the host in virtual time: held requests and refreshed state."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,17 +10,14 @@ from gpumand.arbiter.suspend import (
     CLOCK_CHECK_SEC,
     MAX_HOLD_SEC,
     RECHECK_SEC,
-    SHUTTING_DOWN,
     WAITING_FOR_RESUME,
-    SuspendWatch,
 )
-from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import Busy, NoSuchLease, ShuttingDown, TimedOut
+from gpumand.domain.consumer import UnitActivity
+from gpumand.domain.errors import Busy, NoSuchLease, TimedOut
 from gpumand.domain.events import LeaseEnded
 from gpumand.domain.lease import LeaseEnd, LeaseLifetime
-from gpumand.domain.request import AcquireOptions, Grant
-from gpumand.testing.store import MemoryStore
-from gpumand.testing.world import FakeWorld, client
+from gpumand.domain.request import AcquireOptions
+from gpumand.testing.world import client
 from tests.unit.arbiter.arbiter_setup import (
     by_unit,
     drop_model,
@@ -33,51 +28,7 @@ from tests.unit.arbiter.arbiter_setup import (
     residency,
     routed,
 )
-
-LONG = AcquireOptions(timeout_sec=3600)
-NOW = AcquireOptions(timeout_sec=0)
-NIGHT_SEC = 8 * 3600.0
-
-
-class SuspendScenario:
-    """A world with a SuspendWatch, and the answer that logind would give."""
-
-    def __init__(self, *specs: ConsumerSpec, store: MemoryStore | None = None) -> None:
-        self.world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0), store=store)
-        self.asked = 0
-        self.is_preparing = False
-        self.watch = SuspendWatch(self.world.arbiter, self.world.housekeeping, self._answer)
-
-    async def _answer(self) -> bool:
-        self.asked += 1
-        return self.is_preparing
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[FakeWorld]:
-        await self.world.start()
-        loops = [asyncio.create_task(self.watch.run()), asyncio.create_task(self.world.housekeeping.run())]
-        await self.world.clock.advance(0.1)
-        yield self.world
-        for loop in loops:
-            loop.cancel()
-
-    def prepare(self) -> None:
-        self.is_preparing = True
-        self.watch.prepare_for_sleep(True)
-
-    def suspend(self, seconds: float = NIGHT_SEC) -> None:
-        self.world.clock.suspend(seconds)
-
-    def wake(self) -> None:
-        self.is_preparing = False
-        self.watch.prepare_for_sleep(False)
-
-    def ask(self, consumer: str, options: AcquireOptions = LONG) -> asyncio.Task[Grant]:
-        return asyncio.create_task(self.world.arbiter.acquire(client(), consumer, options))
-
-    @property
-    def waiting_for(self) -> list[str]:
-        return [entry.waiting_for for entry in self.world.arbiter.status().queue]
+from tests.unit.arbiter.suspend_setup import LONG, NIGHT_SEC, NOW, SuspendScenario
 
 
 async def test_requests_wait_from_the_announcement_until_the_resume() -> None:
@@ -349,64 +300,6 @@ async def test_requests_wait_for_a_driver_that_hangs_after_the_resume() -> None:
         assert not asked.done(), "nothing is loaded on a device that has not been read"
         world.vram.resume()
         assert (await asked).loaded
-
-
-async def test_shutdown_refuses_waiting_and_new_requests() -> None:
-    scenario = SuspendScenario(routed("a", 20000), routed("b", 20000))
-    async with scenario.running() as world:
-        lease = (await world.arbiter.acquire(client(), "a", LONG)).lease
-        waiting = scenario.ask("b")
-        await world.clock.advance(1)
-        scenario.watch.prepare_for_shutdown(True)
-        for attempt in (waiting, world.arbiter.acquire(client(), "a", NOW), world.arbiter.load("b", "", 5)):
-            with pytest.raises(ShuttingDown, match=SHUTTING_DOWN):
-                await attempt
-        assert world.arbiter.lease(lease.id), "it ends with the daemon and not before"
-        await world.arbiter.release(lease.id)
-
-
-async def test_shutdown_refuses_a_waiting_manual_eviction() -> None:
-    scenario = SuspendScenario(routed("a", 3000))
-    scenario.world.routes.consumer("a").load_sec = 30.0
-    async with scenario.running() as world:
-        loading = scenario.ask("a")
-        await world.clock.advance(1)
-        evicting = asyncio.create_task(world.arbiter.evict("a", True, 60))
-        await world.clock.advance(1)
-        scenario.watch.prepare_for_shutdown(True)
-        for attempt in (loading, evicting):
-            with pytest.raises(ShuttingDown):
-                await attempt
-
-
-async def test_cancelled_shutdown_allows_grants_again() -> None:
-    scenario = SuspendScenario(routed("a", 3000))
-    async with scenario.running() as world:
-        scenario.watch.prepare_for_shutdown(True)
-        scenario.watch.prepare_for_shutdown(False)
-        assert (await world.arbiter.acquire(client(), "a", LONG)).loaded
-
-
-async def test_cancelled_shutdown_after_a_stop_allows_nothing() -> None:
-    scenario = SuspendScenario(routed("a", 3000))
-    async with scenario.running() as world:
-        scenario.watch.prepare_for_shutdown(True)
-        await world.arbiter.stop("gpumand is stopping")
-        scenario.watch.prepare_for_shutdown(False)
-        with pytest.raises(ShuttingDown, match="gpumand is stopping"):
-            await world.arbiter.acquire(client(), "a", LONG)
-
-
-@pytest.mark.parametrize("leases_end", [True, False])
-async def test_leases_end_with_the_host_and_survive_a_restart(leases_end: bool) -> None:
-    store = MemoryStore()
-    scenario = SuspendScenario(routed("a", 3000), store=store)
-    async with scenario.running() as world:
-        lease = (await world.arbiter.acquire(client(), "a", LONG)).lease
-        await world.arbiter.stop("gpumand is stopping", leases_end=leases_end)
-        ended = [(event.lease.id, event.reason) for event in world.events if isinstance(event, LeaseEnded)]
-        assert ended == ([(lease.id, LeaseEnd.SHUTDOWN)] if leases_end else [])
-    assert [kept.id for kept in await store.read_leases()] == ([] if leases_end else [lease.id])
 
 
 async def test_suspend_announced_while_logind_is_asked_is_not_missed() -> None:

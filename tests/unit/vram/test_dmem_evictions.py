@@ -16,8 +16,8 @@ from gpumand.testing.host_tree import ARC_B580, HostTree
 from gpumand.vram.amdgpu import AmdgpuSource
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.xe import XeSource
+from tests.unit.vram.attribution_setup import Systemd
 from tests.unit.vram.dmem_trees import ARC, MIB, RADEON, Dmem, rx7900xtx_dmem, strix_halo_dmem
-from tests.unit.vram.test_attribution import Systemd
 
 UNITS = {"plain.service": "plain", "llama@a.service": "llama"}
 SLICE = "system.slice/system-llama.slice"
