@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpumand.domain import budget, victims
 from gpumand.domain.consumer import BusyAfter, BusyRoute, Policy
-from gpumand.domain.decision import Requirement
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.deferred_unloads import counted_as_busy, other_plan_suffices
 from gpumand.domain.planning import decide
 from gpumand.domain.request import Verdict
@@ -45,7 +45,7 @@ def test_consumer_that_puts_its_unload_off_is_passed_over_for_another_victim() -
 
 
 def test_it_is_waited_for_where_no_other_victim_suffices_until_its_grace_period_is_over() -> None:
-    def ask(since: float) -> object:
+    def ask(since: float) -> Decision:
         busy = deferring(resident("old", 14000, used_at=1), since)
         return decide(view(busy, absent("llm", 14000), held={"old": 14000}), Requirement("llm"))
 
