@@ -99,6 +99,7 @@ def _status_of(state: ArbiterState, consumer: ConsumerState, observed: Observed)
         lazy=consumer.spec.lazy,
         used_mib_history=history,
         busy=_is_busy(consumer),
+        retry_usec=_retry_usec(state, consumer),
     )
 
 
@@ -122,6 +123,12 @@ def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
         spec.vram_auto,
         spec.container,
     )
+
+
+def _retry_usec(state: ArbiterState, consumer: ConsumerState) -> int:
+    """When the pause after failed loads ends. The status is kept beyond that time, so that it may be in the past."""
+    left_sec = consumer.retry_at - state.clock.monotonic()
+    return state.clock.realtime_usec() + round(left_sec * 1e6) if left_sec > 0 else 0
 
 
 def _is_busy(consumer: ConsumerState) -> bool | None:

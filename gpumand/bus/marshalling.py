@@ -280,6 +280,7 @@ def consumer_entry(consumer: ConsumerStatus) -> Entry:
         ("unit", "s", consumer.unit),
         ("container", "s", consumer.container or None),
         ("error", "s", consumer.error),
+        ("retry_usec", "t", consumer.retry_usec or None),
         ("doing", "s", consumer.doing),
         ("since_usec", "t", consumer.since_usec),
         ("endpoint", "s", consumer.endpoint),

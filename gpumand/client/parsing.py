@@ -150,6 +150,7 @@ def _consumer(fields: Fields) -> Consumer:
         fields.text("container", ""),
         fields.text("fleet", ""),
         fields.optional_number("priority"),
+        fields.time("retry_usec"),
     )
 
 

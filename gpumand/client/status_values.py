@@ -113,6 +113,7 @@ class Consumer:
         container: the name of its container in the configuration; "" without one.
         fleet: "unique" if only one host of a fleet may have it loaded; "" otherwise.
         priority: priority of requests that name none; None = the daemon does not say it.
+        retry_at: no load is tried before this time, after failed ones; None = there is no such pause.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Consumer:
     container: str = ""
     fleet: str = ""
     priority: int | None = None
+    retry_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ class ConsumerStatus:
         used_mib_history: MiB held at the last readings; () where it held none.
         container: the name of its container in the configuration; "" without one.
         fleet: "unique" if only one host of a fleet may have it loaded; "" otherwise.
+        retry_usec: CLOCK_REALTIME microseconds before which no load is tried, after failed ones; 0 = any time.
     """
 
     name: str
@@ -152,6 +153,7 @@ class ConsumerStatus:
     container: str = ""
     fleet: str = ""
     priority: int = 0
+    retry_usec: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ class Parts:
         try:
             endpoint = endpoint_of(consumer, ticket.ready.result().endpoint)
         except GpumandError as error:
-            refusal = refusal_of(error, await self.retry_sec(consumer))
+            refusal = refusal_of(error, await self.retry_sec(consumer), await self.status.pause_sec(consumer))
             raise Refused(refusal_for(exchange.client, refusal, consumer, await self.status.names())) from None
         exchange.entry.is_working = True
         return endpoint

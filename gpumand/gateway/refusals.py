@@ -23,7 +23,7 @@ from gpumand.client.errors import (
 MIN_RETRY_SEC, MAX_RETRY_SEC = 5, 300
 ABSENT_RETRY_SEC = 5
 BACKOFF_RETRY_SEC = 30
-"""Seconds after which a client should try again while failed loads delay the next one."""
+"""Seconds after which a client should try again while failed loads delay the next one, if that pause is not known."""
 
 
 class FleetUnavailable(GpumandError):
@@ -34,13 +34,13 @@ class AgentDown(FleetUnavailable):
     """gpumand-fleet does not run on this host, perhaps because it is being restarted."""
 
 
-ESTIMATED = -1
-"""In ``_REFUSALS``: Retry-After is the estimated time."""
+ESTIMATED, PAUSE = -1, -2
+"""In ``_REFUSALS``: Retry-After is the estimated time, or the rest of the pause after failed loads."""
 
 _REFUSALS: tuple[tuple[tuple[type[GpumandError], ...], int, str, int | None], ...] = (
     ((InsufficientVram,), 503, "insufficient_vram", None),
     ((ConfigInvalid,), 503, "config_invalid", None),
-    ((LoadFailed, ConsumerBackingOff), 503, "load_failed", BACKOFF_RETRY_SEC),
+    ((LoadFailed, ConsumerBackingOff), 503, "load_failed", PAUSE),
     ((Busy, TimedOut, LimitsExceeded), 429, "gpu_busy", ESTIMATED),
     ((EvictionFailed, DeviceUnavailable), 503, "gpu_unavailable", ESTIMATED),
     ((FleetUnavailable,), 503, "fleet_unavailable", ABSENT_RETRY_SEC),
@@ -91,16 +91,18 @@ def refused(status: int, code: str, message: str, retry_sec: int | None = None) 
     return Refused(Refusal(status, code, message, retry_sec))
 
 
-def refusal_of(error: GpumandError, retry_sec: int) -> Refusal:
+def refusal_of(error: GpumandError, retry_sec: int, pause_sec: int = BACKOFF_RETRY_SEC) -> Refusal:
     """The refusal for an error of gpumand.
 
     Args:
         error: the error that an Acquire ended with.
         retry_sec: estimated seconds until the consumer could be free.
+        pause_sec: seconds until its load is tried again after failed ones.
     """
     for kinds, status, code, retry in _REFUSALS:
         if isinstance(error, kinds):
-            return Refusal(status, code, error.message, clamped(retry_sec) if retry == ESTIMATED else retry)
+            after = {ESTIMATED: clamped(retry_sec), PAUSE: pause_sec}.get(retry, retry) if retry is not None else None
+            return Refusal(status, code, error.message, after)
     return Refusal(503, "unavailable", error.message, ABSENT_RETRY_SEC)
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+from datetime import UTC, datetime
 from typing import Protocol
 
 from gpumand.client.errors import GpumandError
 from gpumand.client.values import Consumer, Status, WaitingRequest
+from gpumand.gateway.refusals import BACKOFF_RETRY_SEC
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +91,13 @@ class StatusView:
                 seconds = await self._source.usual_load_sec(consumer)
             self._load_sec[consumer] = self._clock(), seconds
         return seconds
+
+    async def pause_sec(self, consumer: str) -> int:
+        """Seconds until a load of a consumer is tried again, after one that has just failed."""
+        found = await self.consumer(consumer, 0.0)
+        if found is None or found.retry_at is None:
+            return BACKOFF_RETRY_SEC
+        return max(1, math.ceil((found.retry_at - datetime.now(UTC)).total_seconds()))
 
     async def _read(self) -> None:
         try:

@@ -27,6 +27,7 @@ LABELS = {
     "measured_mib": "measured peak",
     "vram_managed": "manages its own VRAM",
     "since_usec": "in this state since",
+    "retry_usec": "next load not before",
     "at_usec": "time",
     "waited_usec": "waited",
     "duration_usec": "took",

@@ -36,7 +36,18 @@ _DEVICE = (
 )
 _CONSUMER = (
     *("name", "residency", "device", "vram_resident_mib", "used_mib", "used_by_device", "vram_auto", "measured_mib"),
-    *("leases", "last_used_usec", "pinned", "vram_managed", "since_usec", "preset", "lazy", "busy", "unit_state"),
+    *(
+        "leases",
+        "last_used_usec",
+        "pinned",
+        "vram_managed",
+        "since_usec",
+        "preset",
+        "lazy",
+        "busy",
+        "unit_state",
+        "retry_usec",
+    ),
 )
 _LEASE = ("id", "consumer", "device", "lifetime", "granted_usec", "expires_usec")
 _WAITING = ("id", "consumer", "position", "priority", "waited_usec")

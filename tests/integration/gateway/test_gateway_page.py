@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -367,6 +368,38 @@ async def test_markup_in_every_text_of_gpumand_is_shown_as_text(tmp_path: Path) 
             await tab.picture(pictures(tmp_path) / f"markup-{width}.png")
             wide = "document.documentElement.scrollWidth > innerWidth"
             assert not await tab.evaluate(wide), "long texts make the page wider than the window"
+
+
+LOST = (
+    "comfyui.service failed (exit-code, status 1); last lines: Traceback (most recent call last): | "
+    "torch.OutOfMemoryError: CUDA error: out of memory | "
+    "could not load /srv/models/checkpoints/a-model-with-a-long-name-without-spaces.safetensors"
+)
+
+
+async def test_failed_load_is_shown_with_its_reason_and_the_time_of_the_next_one(tmp_path: Path) -> None:
+    now = time.time_ns() // 1000
+    failed = {"name": "comfyui", "residency": "failed", "device": "", "error": LOST, "vram_resident_mib": 9000}
+    status = {"version": "1", "degraded": "", "devices": [], "leases": [], "stats": {}, "queue": []}
+    source = Invented(status | {"consumers": [failed | {"retry_usec": now + 300_000_000}]})
+    async with invented_console(source) as url, browser_tab(tmp_path) as tab:
+        await tab.open(url)
+        await tab.until_text("#services", "Next load possible in 5 min.")
+        lines = await tab.evaluate("[...document.querySelectorAll('#services .log li')].map((one) => one.innerText)")
+        assert lines[:2] == ["Traceback (most recent call last):", "torch.OutOfMemoryError: CUDA error: out of memory"]
+        assert len(lines) == 3
+        buttons = "[...document.querySelectorAll('#services button')].map((one) => one.ariaLabel)"
+        assert "Load comfyui" in await tab.evaluate(buttons)
+        for width, phone in ((1280, False), (380, True)):
+            await tab.look(width, 700, phone=phone)
+            await tab.picture(pictures(tmp_path) / f"failed-{width}.png")
+            assert not await tab.evaluate("document.documentElement.scrollWidth > innerWidth")
+
+        # The status of a consumer is kept, so that a time that has passed stays in it.
+        source.status = status | {"consumers": [failed | {"retry_usec": now - 5_000_000}]}
+        source.changed()
+        await tab.until("!document.querySelector('#services').innerText.includes('Next load')")
+        assert "out of memory" in await tab.text("#services")
 
 
 def host_of_fleet(name: str, state: str = "up", loaded: str = "llm", why: str = "") -> dict[str, Any]:

@@ -197,6 +197,7 @@ async def test_failed_load_reports_unit_result_and_log_lines_and_starts_a_backof
         await world.arbiter.acquire(client(), "llm", AcquireOptions())
     with pytest.raises(ConsumerBackingOff, match="10 s"):
         await world.arbiter.acquire(client(), "llm", AcquireOptions())
+    assert world.arbiter.consumer_status("llm").retry_usec == world.clock.realtime_usec() + 10_000_000
     assert world.units.calls.count(("start", "llm.service")) == 1
 
     await world.clock.sleep(10.1)
@@ -209,6 +210,7 @@ async def test_failed_load_reports_unit_result_and_log_lines_and_starts_a_backof
     unit.start_failure = None
     await world.arbiter.acquire(client(), "llm", AcquireOptions())
     assert world.arbiter.consumer_status("llm").error == ""
+    assert world.arbiter.consumer_status("llm").retry_usec == 0
 
 
 async def test_load_continues_after_a_timeout_and_the_next_request_joins_it(pair: FakeWorld) -> None:

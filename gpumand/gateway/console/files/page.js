@@ -232,13 +232,27 @@ function serviceCells(consumer) {
   return [
     [element("strong", { textContent: consumer.name }), link(consumer)],
     [badge(stateOf(consumer), entryOf(LEVELS, consumer.residency, "off")), consumer.pinned ? badge("pinned", "off") : "",
-      note(consumer.doing), note(consumer.error, "error")],
+      note(consumer.doing), ...problem(consumer.error), note(pause(consumer))],
     [used, note(need)],
     [consumer.leases ? String(consumer.leases) : ""],
     [counts.filter(Boolean).join(", ")],
     [consumer.leases ? "in use" : consumer.last_used_usec ? ago(consumer.last_used_usec) : "never"],
     serviceButtons(consumer),
   ];
+}
+
+/** A problem; of a failed load, each of the last lines of its log is on a line of its own. */
+function problem(error) {
+  const [reason, lines] = (error ?? "").split(/; last lines: (.*)/s);
+  if (lines === undefined) return [note(error, "error")];
+  const log = lines.split(" | ").map((line) => element("li", { textContent: line }));
+  return [note(reason, "error"), element("ul", { className: "log", "aria-label": "Last lines of the log" }, ...log)];
+}
+
+/** When gpumand tries the next load after failed ones; the time stays in the status when it has passed. */
+function pause(consumer) {
+  const seconds = (consumer.retry_usec ?? 0) / 1e6 - (Date.now() + page.clockOffsetMs) / 1000;
+  return seconds > 0.5 ? `Next load possible in ${duration(Math.round(seconds))}.` : "";
 }
 
 /** A link to the address of the gateway at which browsers find the service. */
