@@ -81,6 +81,8 @@ _HEALTH = {
     "sleeping": '"/is_sleeping"',
     "sleeping_equals": "true",
     "sleeping_path": '"/props"',
+    "size": '"/models/[name=x]/size"',
+    "size_vram": '"/models/[name=x]/size_vram"',
     "last_used": '"/last_used"',
     "headers": '{ Accept = "application/json" }',
     "timeout_sec": "2",

@@ -146,10 +146,11 @@ def _sharing(state: ArbiterState, consumer: ConsumerState) -> tuple[str, ...]:
 
 
 def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
-    if not consumer.error and not consumer.spec.devices and consumer.footprint_known:
+    if not consumer.error and not consumer.spec.devices and consumer.footprint_known and consumer.partial is None:
         return ""
     unknown = "" if consumer.footprint_known else FOOTPRINT_UNKNOWN
-    problems = (consumer.error, unknown, location.misplacement(devices, consumer) if consumer.spec.devices else "")
+    place = location.misplacement(devices, consumer) if consumer.spec.devices else ""
+    problems = (consumer.error, unknown, place, location.computed_on_cpu(devices, consumer))
     return "; ".join(filter(None, problems))
 
 

@@ -13,6 +13,7 @@ from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.deferred_unloads import GivesWay, never_gives_way
 from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.loading_unit import LoadingUnit
+from gpumand.arbiter.partial_loads import note_partial_load
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import budget, parking, shared_units, victims
@@ -330,6 +331,7 @@ class Jobs:
         )
         self._state.count(loads=1, load_usec=duration_usec)
         log.info("loaded %s on %s in %.1f s", name, describe_devices(place), duration_usec / 1e6)
+        note_partial_load(self._state, name, self._loads[name].partial)
         self._state.publish_changes()
         self._state.publish(LoadFinished(name, format_devices(place), duration_usec, started=started))
 

@@ -161,7 +161,9 @@ class LearningRecorder:
             held_mib = self._held_mib(consumer.name)
             if held_mib is None:
                 continue
-            if consumer.residency is Residency.RESIDENT and held_mib > consumer.spec.residual_mib + _empty_mib(
+            if consumer.partial is not None and consumer.memory.peak_mib is not None:
+                self._stays.pop(consumer.name, None)  # a part of a model says nothing about what all of it needs
+            elif consumer.residency is Residency.RESIDENT and held_mib > consumer.spec.residual_mib + _empty_mib(
                 consumer.spec
             ):
                 self._observe_stay(consumer, held_mib)

@@ -19,6 +19,7 @@ from gpumand.arbiter.timeouts import succeeded_within
 from gpumand.domain.consumer import STOPPING, ConsumerSpec, Health
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.eviction_check import SLACK_MIB
+from gpumand.domain.partial_load import PartialLoad
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class LoadAttempt:
         last_answer: what the last health check or reading showed, in one line; "" before the first.
         unit: its unit during the load.
         sleeps: the server has put its model to sleep, and wakes it for a request.
+        partial: how much of the model is in VRAM, where the server reports that it is not all of it.
     """
 
     def __init__(self, state: ArbiterState, unit: LoadingUnit, routes: ConsumerRoutes, spec: ConsumerSpec) -> None:
@@ -71,8 +73,8 @@ class LoadAttempt:
         self._began = state.clock.monotonic()
         self._unusable = UnusableHealth(spec.name, state.clock.monotonic)
         self.unit, self._memory = unit, unit.memory
-        self.last_answer = ""
-        self.sleeps = False
+        self.last_answer, self.sleeps = "", False
+        self.partial: PartialLoad | None = None
         self._task: asyncio.Task[None] | None = None
         self._break_off_reason = ""
         self._is_to_unload = asyncio.Event()
@@ -284,6 +286,7 @@ class LoadAttempt:
     async def _probe(self) -> Health:
         health = await self._routes.probe_health(self._spec)
         self.last_answer, self.sleeps = describe_health(health), health.sleeping
+        self.partial = health.partial
         return health
 
     async def _check_health(self, health: Health) -> None:

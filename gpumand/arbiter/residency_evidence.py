@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from gpumand.arbiter.partial_loads import note_partial_load
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import Health
 from gpumand.domain.eviction_check import SLACK_MIB
@@ -77,6 +78,8 @@ class ResidencyEvidence:
             has_started: its unit has been active for longer than a load takes. Its server has listened then, although
                 a daemon that was started later has not seen it: a closed port is that of a server that has ended.
         """
+        if health.reachable and consumer.residency is not Residency.LOADING:
+            note_partial_load(self._state, consumer.name, health.partial)
         is_refusal = health.refused and asked_at > consumer.changed_at
         refused_probes = consumer.refused_probes + 1 if is_refusal else 0
         has_served = consumer.has_served or has_started or health.status > 0 or health.reachable

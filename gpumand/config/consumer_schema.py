@@ -146,6 +146,17 @@ class HealthTable:
         "response of the health check. If the second request fails, the model does not sleep.",
         default=default_of(HealthRoute, "sleeping_path"),
     )
+    size: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position in the response of the size of the loaded model in bytes, in VRAM and host RAM together. With "
+        "size_vram, gpumand warns when a part of the model is computed on the CPU.",
+        default=default_of(HealthRoute, "size"),
+    )
+    size_vram: str = key(
+        Text("JSON pointer", validators.pointer),
+        "Position in the response of the part of the model in VRAM, in bytes.",
+        default=default_of(HealthRoute, "size_vram"),
+    )
     last_used: str = key(
         Text("JSON pointer", validators.pointer),
         "Position of the time of last use in the response: seconds since 1970, or ISO 8601.",

@@ -30,7 +30,18 @@ WITHOUT_MODEL = "without_model"
 _PLACEHOLDER = re.compile(r"\{(?:tagged_)?model\}")
 _FOLDER = Path(__file__).parents[1] / "consumers" / "presets"
 _SUFFIX = ".toml"
-_POINTERS = {"loaded", "last_used", "failed", "loading", "sleeping", "pointers", "success", "error"}
+_POINTERS = {
+    "loaded",
+    "last_used",
+    "failed",
+    "loading",
+    "sleeping",
+    "pointers",
+    "success",
+    "error",
+    "size",
+    "size_vram",
+}
 """Keys whose values are JSON pointers."""
 
 

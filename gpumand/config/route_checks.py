@@ -37,5 +37,8 @@ def _check_health(health: HealthRoute, place: Place, problems: ProblemList) -> N
             problems.add(place.at(key), f"has no effect without {pointer}: set {pointer}, or remove this key")
     if health.sleeping_path and not health.sleeping:
         problems.add(place.at("sleeping_path"), "has no effect without sleeping: set sleeping, or remove this key")
+    for key, other in (("size", "size_vram"), ("size_vram", "size")):
+        if getattr(health, key) and not getattr(health, other):
+            problems.add(place.at(key), f"has no effect without {other}: set {other}, or remove this key")
     if health.loaded_equals is not None and health.unloaded_equals is not None:
         problems.add(place.at("unloaded_equals"), "cannot be combined with loaded_equals: remove one of the two")

@@ -15,6 +15,7 @@ from typing import Any
 from gpumand.consumers import json_pointer
 from gpumand.consumers.answer_events import Event, last_event
 from gpumand.domain.consumer import Health, HealthRoute, Route
+from gpumand.domain.partial_load import PartialLoad, partial_load
 
 EARLIEST_USEC = 946_684_800_000_000
 """2000-01-01, the earliest credible time of last use. An earlier one comes from a wrong clock or another unit."""
@@ -162,6 +163,7 @@ def parse_health(route: HealthRoute, answer: Answer, now_usec: int) -> Health:
         status=answer.status,
         failed=failed,
         sleeping=sleeping,
+        partial=_partial_load(route, document) if loaded is True else None,
         answer=_described(route, answer, document),
     )
 
@@ -195,6 +197,13 @@ def is_loaded(value: Any, equals: bool | str | int | None) -> bool | None:
 def is_sleeping(route: HealthRoute, document: Any) -> bool:
     """Return whether a document says that the server has put its model to sleep."""
     return _is_true(document, route.sleeping, route.sleeping_equals)
+
+
+def _partial_load(route: HealthRoute, document: Any) -> PartialLoad | None:
+    """Return how much of the model is in VRAM, where the answer says that it is not all of it."""
+    sizes = (value_at(document, pointer) if pointer else None for pointer in (route.size, route.size_vram))
+    size, in_vram = (one if type(one) is int else None for one in sizes)
+    return partial_load(size, in_vram)
 
 
 def _is_model_loaded(route: HealthRoute, value: Any) -> bool | None:

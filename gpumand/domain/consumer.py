@@ -12,6 +12,7 @@ from typing import Any
 from gpumand.domain.container import service_of
 from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.output_settings import HistorySettings, HttpSettings
+from gpumand.domain.partial_load import PartialLoad
 from gpumand.domain.reservation import MAX_VRAM_MIB, Reservation
 
 
@@ -97,6 +98,9 @@ class HealthRoute:
         sleeping_equals: the value that means "sleeping"; None when not given.
         sleeping_path: path and query of a second request, in whose response ``sleeping`` points; "" where the health
             check's own response has it. A failure of the second request means "not sleeping".
+        size: JSON pointer to the size of the loaded model in bytes, in VRAM and host RAM together; "" when there is
+            none.
+        size_vram: JSON pointer to the part of it in VRAM, in bytes; "" when there is none.
         headers: extra headers, as pairs.
         timeout_sec: time limit for the whole exchange, in seconds.
     """
@@ -114,6 +118,8 @@ class HealthRoute:
     sleeping: str = ""
     sleeping_equals: bool | str | int | None = None
     sleeping_path: str = ""
+    size: str = ""
+    size_vram: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     timeout_sec: float = 5.0
 
@@ -263,6 +269,7 @@ class Health:
             "" otherwise.
         loading: the response says that the model is being loaded; ``loaded`` is then not True.
         sleeping: the response says that the server has put its model to sleep; ``loaded`` is then False.
+        partial: how much of the model is in VRAM, where that is not all of it; None = all, or unknown.
         answer: one line for messages about a wait: what the response says of the model, or its status; "" when there
             was no response.
     """
@@ -276,6 +283,7 @@ class Health:
     failed: str = ""
     loading: bool = False
     sleeping: bool = False
+    partial: PartialLoad | None = None
     answer: str = field(default="", compare=False)
 
 

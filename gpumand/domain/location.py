@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from gpumand.domain.device import Devices, Sample, default_devices
 from gpumand.domain.residency import holds_model
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState
 from gpumand.domain.wording import describe_devices, format_mib
 
@@ -50,6 +52,32 @@ def misplacement(samples: Mapping[int, Sample], state: ConsumerState) -> str:
     return (
         f"configured for device {', '.join(state.spec.devices)}, but its processes hold {held} on "
         f"{describe_devices(tuple(sorted(wrong)))}. {ADVICE}."
+    )
+
+
+def computed_on_cpu(samples: Mapping[int, Sample], state: ConsumerState) -> str:
+    """Finding: a part of its model is not in VRAM, by the report of its server, and what helps; "" where it all is."""
+    part = state.partial
+    if part is None or state.residency is not Residency.RESIDENT:
+        return ""
+    total_mib = sum(samples[device].total_mib or 0 for device in state.devices if device in samples)
+    share = f"only {part.percent} %" if part.vram_mib else "nothing"
+    need_mib = math.ceil(part.size_mib / state.spec.device_count)
+    if total_mib and part.size_mib > total_mib:
+        advice = f"All of it does not fit {describe_devices(state.devices)}; a smaller quantization or context does"
+    elif state.footprint_mib >= need_mib:
+        advice = (
+            f"Unload it, so that the next load has room for all of it: gpumanctl evict {state.name}. If that does not "
+            "help, settings of its server limit the part on the GPU"
+        )
+    else:
+        advice = (
+            f"Set vram_resident_mib to at least {need_mib} and unload it, so that the next load has room for all of "
+            f"it: gpumanctl evict {state.name}"
+        )
+    return (
+        f"{share} of its model is in VRAM ({format_mib(part.vram_mib)} of {format_mib(part.size_mib)}); the rest is "
+        f"computed on the CPU, which is much slower. {advice}."
     )
 
 

@@ -12,6 +12,7 @@ from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.footprint import Footprint
 from gpumand.domain.learning import LearnedTimes
 from gpumand.domain.lease import Lease
+from gpumand.domain.partial_load import PartialLoad
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import NO_TURN, Turn
 
@@ -114,6 +115,7 @@ class ConsumerState:
         unload_deferred: its last unload freed nothing while clients were connected, so that while they are it counts
             as busy for its grace period.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
+        partial: how much of its model is in VRAM by the report of its server, where that is not all of it.
         start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
         memory: what it was measured to hold.
         times: learned durations of its loads, evictions and leases.
@@ -155,6 +157,7 @@ class ConsumerState:
     unload_deferred: bool = False
     start_overdue: bool = False
     sleeping: bool = False
+    partial: PartialLoad | None = None
     memory: Footprint = NOTHING_MEASURED
     times: LearnedTimes = NOTHING_LEARNED
     turn: Turn = NO_TURN

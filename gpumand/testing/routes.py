@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, Route
+from gpumand.domain.partial_load import PartialLoad
 from gpumand.ports import Clock, RouteFailed
 
 
@@ -50,6 +51,7 @@ class FakeConsumer:
         health_status: HTTP status with which health probes are refused; 0 = they are answered.
         failed: reason of a failed load that health probes report; "" = none.
         sleeping: health probes report the model as asleep; a busy probe with a path wakes it.
+        partial: how much of the model is in VRAM by the health probes of a loaded consumer; None = all.
         says_loading: health probes report that a load is running.
         loading: a load is running.
         says_loaded: the state that health probes report: "truth", or a fixed value.
@@ -85,6 +87,7 @@ class FakeConsumer:
     health_status: int = 0
     failed: str = ""
     sleeping: bool = False
+    partial: PartialLoad | None = None
     says_loading: bool = False
     loading: bool = False
     says_loaded: bool | str | None = "truth"
@@ -192,6 +195,7 @@ class FakeRoutes:
             failed=consumer.failed,
             loading=consumer.says_loading and consumer.loading,
             sleeping=consumer.sleeping,
+            partial=consumer.partial if consumer.loaded else None,
         )
 
     async def probe_busy(self, spec: ConsumerSpec) -> BusyReport:

@@ -29,7 +29,13 @@ def grant_line(grant: Entry, now_usec: int, consumer: Entry | None = None) -> st
     how = "loaded" if grant.get("loaded") else "already resident"
     how = "its first request loads the model" if _is_only_reserved(grant.get("loaded"), consumer) else how
     first = f"{clean(grant['consumer'])}{device}: {how}, granted after {usec(grant.get('waited_usec', 0))}"
-    return "; ".join([first, *_after(grant, now_usec)])
+    return "; ".join([first, *_after(grant, now_usec)]) + _warning(consumer)
+
+
+def _warning(consumer: Entry | None) -> str:
+    """What is wrong with a consumer that is granted or loaded all the same; "" = nothing."""
+    error = clean((consumer or {}).get("error") or "")
+    return f". Warning: {error.rstrip('.')}" if error else ""
 
 
 def _after(grant: Entry, now_usec: int) -> list[str]:
@@ -54,10 +60,11 @@ def load_line(outcome: Entry, consumer: Entry | None = None) -> str:
     if _is_only_reserved(outcome.get("changed"), consumer):
         line = f"VRAM is free for {name}{device}; its first request loads the model, and a lease keeps the VRAM free"
     elif not outcome.get("changed"):
-        return f"{name} is already resident{device}"
+        return f"{name} is already resident{device}{_warning(consumer)}"
     else:
         line = f"{name} loaded{device} in {usec(outcome.get('duration_usec', 0))}"
-    return f"{line}; evicted {_names(outcome['evicted'])}" if outcome.get("evicted") else line
+    line += f"; evicted {_names(outcome['evicted'])}" if outcome.get("evicted") else ""
+    return line + _warning(consumer)
 
 
 def lease_line(lease: Entry, now_usec: int) -> str:

@@ -188,7 +188,8 @@ def _listed(key: str, more: dict[str, Any] | None = None) -> Callable[[Server], 
 
 def _ollama_models(server: Server) -> Answer:
     names = ["other:latest", *[MODEL] * server.loaded]
-    return 200, {"models": [{"name": name, "model": name, "size_vram": 1} for name in names]}
+    sizes = {"size": 12 * 2**30, "size_vram": (4 if server.state == "partly on the CPU" else 12) * 2**30}
+    return 200, {"models": [{"name": name, "model": name} | sizes for name in names]}
 
 
 def _slots(server: Server) -> Answer:

@@ -28,12 +28,13 @@ class Ollama:
 
     def __init__(self, *loaded: str) -> None:
         self.loaded = list(loaded)
+        self.sizes = {"size": 2**33, "size_vram": 2**33}
         self.calls: list[tuple[str, Any]] = []
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer /api/ps and /api/generate."""
         if request.path == "/api/ps":
-            return web.json_response({"models": [{"name": one, "size_vram": 1} for one in self.loaded]})
+            return web.json_response({"models": [{"name": one} | self.sizes for one in self.loaded]})
         body = json.loads(await request.read())
         name = body["model"] if ":" in body["model"] else body["model"] + ":latest"
         self.calls.append((body["model"], body.get("keep_alive")))
@@ -65,6 +66,29 @@ async def test_second_model_of_an_ollama_is_loaded_although_the_first_one_is_in_
         assert server.calls == [("qwen3:8b", None)]
         await client.acquire("chat")
         assert server.calls == [("qwen3:8b", None)]
+        await client.close()
+
+
+async def test_model_of_ollama_that_is_partly_on_the_cpu_is_granted_with_a_warning(host: LiveHost) -> None:
+    server = Ollama()
+    server.sizes = {"size": 2**33, "size_vram": 2**32}
+    async with web_server(server.handle) as url:
+        host.configure(ollama_table("chat", "llama3", url), "health_interval_sec = 0.3", gpu=NO_READINGS)
+        await host.start()
+        client = await host.client()
+        await client.acquire("chat")
+
+        error = (await client.consumer("chat"))["error"]
+        assert error.startswith("only 50 % of its model is in VRAM (4.0 GiB of 8.0 GiB)")
+        assert "Set vram_resident_mib to at least 8192" in error
+        assert f"consumer chat: {error}" in host.log
+
+        server.sizes["size_vram"] = 2**33
+
+        async def is_whole() -> bool:
+            return not (await client.consumer("chat")).get("error")
+
+        await wait_until("the warning ends", is_whole)
         await client.close()
 
 

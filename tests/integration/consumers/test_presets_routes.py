@@ -13,6 +13,7 @@ from gpumand.config import load
 from gpumand.config.presets import preset, preset_names
 from gpumand.consumers.routes import HttpRoutes
 from gpumand.domain.consumer import ConsumerSpec
+from gpumand.domain.partial_load import PartialLoad
 from gpumand.host.clock import SystemClock
 from gpumand.ports import RouteFailed
 
@@ -142,6 +143,18 @@ async def test_tabbyapi_that_holds_another_model_has_not_loaded_this_one(routes:
         health = await routes.probe_health(other)
     assert (health.reachable, health.loaded) == (True, False)
     assert health.answer == f'answered 200, /id is "{MODEL}"'
+
+
+async def test_ollama_reports_which_part_of_a_model_is_in_vram(routes: HttpRoutes, tmp_path: Path) -> None:
+    server = Server(FACTS["ollama"])
+    async with serving(server) as url:
+        spec = spec_of("ollama", url, tmp_path)
+        whole = await routes.probe_health(spec)
+        server.state = "partly on the CPU"
+        half = await routes.probe_health(spec)
+
+    assert (whole.loaded, whole.partial) == (True, None)
+    assert (half.loaded, half.partial) == (True, PartialLoad(size_mib=12288, vram_mib=4096))
 
 
 async def test_router_reports_how_a_load_failed_and_that_a_model_sleeps(routes: HttpRoutes, tmp_path: Path) -> None:

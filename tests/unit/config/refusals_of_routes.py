@@ -185,6 +185,8 @@ case(
 for _line, _key, _message in (
     ('health = { path = "/", unloaded_equals = "x" }', "unloaded_equals", "has no effect without loaded"),
     ('health = { path = "/", failed_equals = "x" }', "failed_equals", "has no effect without failed"),
+    ('health = { path = "/", size = "/x" }', "size", "has no effect without size_vram"),
+    ('health = { path = "/", size_vram = "/x" }', "size_vram", "has no effect without size"),
     ('health = { path = "/", sleeping_equals = "x" }', "sleeping_equals", "has no effect without sleeping"),
     ('health = { path = "/", sleeping_path = "/x" }', "sleeping_path", "has no effect without sleeping"),
     ('health = { path = "/", loaded = "/a", loaded_equals = 1, unloaded_equals = 2 }', "unloaded_equals", "combined"),

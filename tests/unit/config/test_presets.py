@@ -136,7 +136,12 @@ def test_ollama_with_a_model(tmp_path: Path) -> None:
         "it",
         6144,
         url="http://127.0.0.1:11434",
-        health=HealthRoute("/api/ps", loaded="/models/[name=hf.co~1a~1b:Q4_K_M]"),
+        health=HealthRoute(
+            "/api/ps",
+            loaded="/models/[name=hf.co~1a~1b:Q4_K_M]",
+            size="/models/[name=hf.co~1a~1b:Q4_K_M]/size",
+            size_vram="/models/[name=hf.co~1a~1b:Q4_K_M]/size_vram",
+        ),
         load=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M"}, timeout_sec=300.0, error="/error"),
         unload=Route("/api/generate", json={"model": "hf.co/a/b:Q4_K_M", "keep_alive": 0}, error="/error"),
         evict=(HTTP,),

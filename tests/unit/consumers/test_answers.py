@@ -266,3 +266,40 @@ def test_any_value_at_the_pointers_for_failed_and_sleeping_is_accepted(failed: A
     assert health.answer.isprintable()
     assert len(health.failed) < 300
     assert len(health.answer) < 400
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("sizes", "percent"),
+    [
+        ({"size": 20 * GIB, "size_vram": 11 * GIB}, 55),
+        ({"size": 20 * GIB, "size_vram": 0}, 0),
+        ({"size": 20 * GIB, "size_vram": 20 * GIB}, None),
+        ({"size": 1000 * GIB, "size_vram": 995 * GIB}, None),
+        ({"size": 20 * GIB}, None),
+        ({"size_vram": 1}, None),
+        ({"size": "20", "size_vram": 1}, None),
+        ({"size": 20 * GIB, "size_vram": True}, None),
+        ({"size": 20 * GIB, "size_vram": -1}, None),
+        ({"size": 1, "size_vram": 0}, None),
+        ({"size": 11 * GIB, "size_vram": 20 * GIB}, None),
+    ],
+)
+def test_part_of_a_model_in_vram_is_known_only_from_credible_sizes(sizes: dict[str, Any], percent: int | None) -> None:
+    route = HealthRoute(
+        "/api/ps", loaded="/models/[name=m]", size="/models/[name=m]/size", size_vram="/models/[name=m]/size_vram"
+    )
+    listed = {"models": [{"name": "other", "size": 20 * GIB, "size_vram": 1}, {"name": "m"} | sizes]}
+
+    health = answers.parse_health(route, Answer(200, "OK", body=json.dumps(listed).encode()), NOW_USEC)
+
+    assert (health.loaded, health.partial and health.partial.percent) == (True, percent)
+
+
+def test_model_that_is_not_loaded_has_no_part_in_vram() -> None:
+    route = HealthRoute("/api/ps", loaded="/loaded", size="/size", size_vram="/size_vram")
+    body = json.dumps({"loaded": False, "size": 20 * GIB, "size_vram": 0}).encode()
+
+    assert answers.parse_health(route, Answer(200, "OK", body=body), NOW_USEC).partial is None

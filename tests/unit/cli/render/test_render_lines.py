@@ -238,3 +238,14 @@ def test_reservations_are_named_where_there_is_no_consumer() -> None:
     assert signal_line("LeaseEnded", ended) == "reservation ended (released): 1"
     evicted = {"consumer": "llm", "device": "0", "freed_mib": 9, "method": "http", "trigger": "reservation"}
     assert signal_line("EvictionOccurred", evicted).endswith("; to make room for a reservation")
+
+
+def test_grant_and_load_of_a_consumer_with_a_problem_warn_of_it() -> None:
+    llm = consumer("llm", "resident") | {"error": "only 50 % of its model is in VRAM."}
+    granted = {"consumer": "llm", "device": "0", "loaded": True, "waited_usec": 0}
+
+    assert grant_line(granted, 0, llm).endswith("after 0 ms. Warning: only 50 % of its model is in VRAM")
+    for changed in (True, False):
+        outcome = {"consumer": "llm", "changed": changed, "device": "0", "duration_usec": 0}
+        assert load_line(outcome, llm).endswith(". Warning: only 50 % of its model is in VRAM")
+        assert "Warning" not in load_line(outcome, consumer("llm", "resident"))
