@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tests.fleet.lab import TTL_SEC, Lab
+from tests.fleet.lab import HOSTS, TTL_SEC, UNIQUE_NAME, Lab
 from tests.integration.fleet.fleet_hosts import LocalStream, until_async
 
 
@@ -81,15 +81,37 @@ async def is_gone(lab: Lab, host: int, other: int) -> bool:
 async def lose_quorum(lab: Lab) -> None:
     """Kill two of three members, and start them again after longer than any lease of etcd lasts."""
     running = await lab.acquire(1, "chat", on="gpu2")
+    unique = await acquire_unique(lab, 1)
     lab.members[2].kill()
     lab.members[3].kill()
     await until_async(lambda: lab.degraded(1), "the router of gpu1 knows that it has no store")
+    await alive_during(lab, running, _lose_unique(lab, unique))
     await alive_during(lab, running, _serve_without_store(lab))
+    assert await _unique_hosts(lab) == [], "no host loads it while no host can claim it"
     lab.members[2].start()
     lab.members[3].start()
     await alive_during(lab, running, lab.until_all_up())
+    moved = await acquire_unique(lab, 3)
+    assert await _unique_hosts(lab) == [3]
+    moved.close()
     running.close()
     await lab.until_leases(2, 0)
+
+
+async def _lose_unique(lab: Lab, held: LocalStream) -> None:
+    """The fence ends the lease on gpu1, its gpumand unloads the consumer, and no host serves it without the store."""
+    assert await ended(held) == "fenced"
+    await lab.until_unloaded(1, UNIQUE_NAME)
+    for host in HOSTS:
+        refused = await lab.clients[host].acquire(UNIQUE_NAME, on=f"gpu{host}", wait_sec=5)
+        assert "host" not in refused.grant, refused.grant
+        assert "one host only" in refused.grant["message"], refused.grant
+        refused.close()
+
+
+async def _unique_hosts(lab: Lab) -> list[int]:
+    """The hosts that have the unique consumer loaded, as their own gpumands report it."""
+    return [host for host in HOSTS if await lab.residency(host, UNIQUE_NAME) != "unloaded"]
 
 
 async def alive_during(lab: Lab, running: LocalStream, work: Awaitable[object]) -> None:
@@ -125,10 +147,17 @@ async def _seq(lab: Lab, host: int) -> int:
 
 @dataclass(frozen=True)
 class Fall:
-    """Seconds after a cut at which the fence of a unique consumer fell, and at which another host had the consumer."""
+    """What happened to a unique consumer whose host was cut off, in seconds after the cut.
+
+    Attributes:
+        fence_sec: until the fence fell.
+        taken_sec: until another host had the consumer.
+        unloaded_sec: until gpumand of the cut host had unloaded it.
+    """
 
     fence_sec: float
     taken_sec: float
+    unloaded_sec: float
 
     @property
     def margin_sec(self) -> float:
@@ -149,14 +178,22 @@ async def take_over(lab: Lab, holder: int, other: int, stop: Callable[[], None])
     stop()
     watch = Stopwatch()
     fenced = asyncio.create_task(_seconds_until_fenced(held, watch))
+    unloaded = asyncio.create_task(_seconds_until_unloaded(lab, holder, watch))
     try:
         stream = await acquire_unique(lab, other)
-        taken_sec = watch.seconds
-        fence_sec = await fenced
+        fall = Fall(taken_sec=watch.seconds, fence_sec=await fenced, unloaded_sec=await unloaded)
+        assert await _unique_hosts(lab) == [other]
         stream.close()
-        return Fall(fence_sec, taken_sec)
+        return fall
     finally:
         fenced.cancel()
+        unloaded.cancel()
+
+
+async def _seconds_until_unloaded(lab: Lab, holder: int, watch: Stopwatch) -> float:
+    """The holder unloads by its fence: it has no connection to the store and to other hosts meanwhile."""
+    await lab.until_unloaded(holder, UNIQUE_NAME)
+    return watch.seconds
 
 
 async def _seconds_until_fenced(held: LocalStream, watch: Stopwatch) -> float:
@@ -168,7 +205,7 @@ async def acquire_unique(lab: Lab, other: int) -> LocalStream:
     """Ask a host for the unique consumer until it has it."""
     async with asyncio.timeout(60):
         while True:
-            stream = await lab.clients[other].acquire("licensed", on=f"gpu{other}", wait_sec=5)
+            stream = await lab.clients[other].acquire(UNIQUE_NAME, on=f"gpu{other}", wait_sec=5)
             if "host" in stream.grant:
                 return stream
             stream.close()
@@ -184,8 +221,10 @@ async def suspend(lab: Lab, host: int, other: int) -> None:
         taken = await acquire_unique(lab, other)
     finally:
         lab.resume_host(host, slept_sec=3600.0)
-    refused = await lab.clients[host].acquire("licensed", on=f"gpu{host}", wait_sec=5)
+    refused = await lab.clients[host].acquire(UNIQUE_NAME, on=f"gpu{host}", wait_sec=5)
     assert "host" not in refused.grant, refused.grant
     assert await ended(held) == "fenced"
+    await lab.until_unloaded(host, UNIQUE_NAME)
+    assert await _unique_hosts(lab) == [other]
     await lab.until_all_up()
     taken.close()

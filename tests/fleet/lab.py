@@ -28,6 +28,7 @@ HOSTS = (1, 2, 3)
 SIZES = {"chat": 14000, "image": 9000, "licensed": 4000}
 """The consumers of each host; ``licensed`` may be loaded on one host of the fleet only."""
 
+UNIQUE_NAME = "licensed"
 UNIQUE = 'fleet = "unique"'
 """Belongs to the table of the last consumer, which it follows in the configuration."""
 
@@ -210,6 +211,20 @@ class Lab:
         """Number of leases of a host's gpumand."""
         async with Client(self.daemons[host - 1].address) as client:
             return len((await client.status()).leases)
+
+    async def residency(self, host: int, consumer: str) -> str:
+        """Where a consumer is, as the host's own gpumand reports it."""
+        async with Client(self.daemons[host - 1].address) as client:
+            found = (await client.status()).consumer(consumer)
+        return str(found.residency) if found else ""
+
+    async def until_unloaded(self, host: int, consumer: str) -> None:
+        """Wait until a host's own gpumand reports that it has unloaded a consumer."""
+
+        async def is_unloaded() -> bool:
+            return await self.residency(host, consumer) == "unloaded"
+
+        await until_async(is_unloaded, f"gpu{host} has unloaded {consumer}\n{self.logs()}")
 
     async def until_leases(self, host: int, number: int) -> None:
         """Wait until a host's gpumand has this number of leases."""

@@ -18,6 +18,9 @@ LOST_SEC = 4.0
 """The limits are those of the documentation, without tolerance. The short form of these tests in tests/integration has
 none, since it shares the cores with other tests."""
 
+UNLOAD_SEC = 5.0
+"""What the end of its leases and the unload of a simulated consumer may take after the fence."""
+
 IS_FULL = bool(os.environ.get("GPUMAND_FULL_LENGTH"))
 CUTS = 20 if IS_FULL else 3
 KILLS = 200 if IS_FULL else 5
@@ -162,10 +165,12 @@ async def test_fence_falls_before_another_host_has_the_unique_consumer(lab: Lab,
         fall = await take_over(lab, holder, other, lambda holder=holder: lab.network.cut(holder))  # type: ignore[misc]
         assert fall.fence_sec < fall.taken_sec
         assert fall.fence_sec <= TTL_SEC, "before the lease in etcd can end"
+        assert fall.unloaded_sec <= TTL_SEC + UNLOAD_SEC, "by its own fence, while it is still cut off"
         falls.append(fall)
         lab.network.heal(holder)
         await lab.calm()
     note(f"{CUTS} cuts: the latest fall of a fence", max(one.fence_sec for one in falls))
+    note(f"{CUTS} cuts: the latest unload on the host that was cut off", max(one.unloaded_sec for one in falls))
     note(f"{CUTS} cuts: the shortest time from a fence to its next host", min(one.margin_sec for one in falls))
 
 

@@ -14,7 +14,7 @@ from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.service import FleetService
 from gpumand.fleet.unique_rules import FENCED
 from gpumand.testing.daemon import PrivateGpumand
-from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons, until
+from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons, until, until_async
 from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
 
 
@@ -72,17 +72,46 @@ async def test_unique_consumer_is_refused_on_the_second_host_until_it_is_unloade
 async def test_lease_on_a_unique_consumer_ends_before_the_others_may_load_it(
     hosts: FleetHosts, own_etcd: PlainEtcd
 ) -> None:
-    first, second = await hosts.services(2)
+    first, second = await hosts.services(2, ttl_sec=6.0)
     unique = await second.router.acquire(AcquireCall("chat", 30.0, on="gpu1"))
     other = await second.router.acquire(AcquireCall("image", 30.0, on="gpu2"))
 
     own_etcd.kill()
 
     assert await unique.wait_ended() == FENCED
+    assert await hosts.residency(1, "chat") == "resident", "its client may still finish"
+    await unique.release()
+    await until_residency(hosts, "unloaded")
     assert await hosts.leases(2) == 1, "leases on other consumers go on"
     with pytest.raises(NotNowError, match="one host only"):
         await first.router.acquire(AcquireCall("chat", 5.0, on="gpu1"))
     await other.release()
+
+
+async def test_fenced_consumer_that_a_local_client_uses_is_unloaded_when_the_client_has_finished(
+    hosts: FleetHosts, own_etcd: PlainEtcd
+) -> None:
+    first, _ = await hosts.services(2, ttl_sec=6.0)
+    async with Client(hosts.daemons[0].address) as client:
+        grant = await client.acquire("chat", lifetime="ttl", timeout_sec=30)
+        await until(lambda: first._claims.holds("chat"), "the host claims what was loaded without the fleet")
+
+        own_etcd.kill()
+
+        await until(lambda: not first._claims.holds("chat"), "the fence falls")
+        await until(lambda: "chat" in first._unique._overdue, "the unload was tried")
+        assert await hosts.residency(1, "chat") == "resident", "nothing is unloaded under a lease"
+        await client.release(grant.id)
+    await until_residency(hosts, "unloaded")
+
+
+async def until_residency(hosts: FleetHosts, wanted: str) -> None:
+    """Wait until gpumand of gpu1 reports where the unique consumer is."""
+
+    async def is_there() -> bool:
+        return await hosts.residency(1, "chat") == wanted
+
+    await until_async(is_there, f"chat is {wanted} on gpu1")
 
 
 async def test_agent_that_is_stopped_unloads_what_it_no_longer_guards(hosts: FleetHosts) -> None:
