@@ -10,9 +10,11 @@ from typing import Any
 
 from gpumand.client.errors import NoAnswer, NotRunning
 from gpumand.domain.errors import GpumandError, NotNowError, ShuttingDown
+from gpumand.fleet.answers import quoted_sec
 from gpumand.fleet.calls import AcquireCall
 from gpumand.fleet.errors import HostLost
 from gpumand.fleet.intents import Permit
+from gpumand.fleet.json_fields import one_line
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.placement import Candidate, Quote
 from gpumand.fleet.remote_host import HOST_LOST
@@ -145,10 +147,9 @@ def quote_of(plan: dict[str, Any] | GpumandError) -> Quote:
     """The quote of a plan; an error is a refusal."""
     if isinstance(plan, GpumandError):
         return Quote("refuse", None, 0.0, plan.message)
-    expected, victims = plan.get("expected_usec"), plan.get("victims_usec")
     return Quote(
-        str(plan.get("verdict", "refuse")),
-        expected / 1e6 if isinstance(expected, int) else None,
-        victims / 1e6 if isinstance(victims, int) else 0.0,
-        str(plan.get("message", ""))[:512],
+        str(plan.get("verdict", "refuse"))[:32],
+        quoted_sec(plan.get("expected_usec")),
+        quoted_sec(plan.get("victims_usec")) or 0.0,
+        one_line(str(plan.get("message", "")), 512),
     )

@@ -14,6 +14,8 @@ from gpumand.fleet.rows import HostRow
 from gpumand.fleet.store import Change, Entry, Interrupted, Listing, Removed, Written
 
 POLL_SEC = 2.0
+MAX_HOSTS = 256
+"""As in the table: all of them are asked at the same time."""
 
 
 class DegradedWatch:
@@ -68,7 +70,10 @@ class DegradedWatch:
         self._revision = max(self._revision, entry.revision)
         if machine_id := last_part(entry.key, self._keys.hosts):
             with suppress(InvalidJson):  # the reader of the watch reports it
-                self._hosts[machine_id] = parse_host(entry.value)
+                row = parse_host(entry.value)
+                has_room = machine_id in self._hosts or len(self._hosts) < MAX_HOSTS
+                if row.machine_id == machine_id and has_room:
+                    self._hosts[machine_id] = row
 
     async def _polled(self) -> list[Written]:
         """The rows of the hosts that answer and have a newer row, with the revision that was known last."""

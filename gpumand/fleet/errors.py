@@ -29,6 +29,10 @@ from gpumand.domain.errors import (
     TimedOut,
     WouldDeadlock,
 )
+from gpumand.fleet.json_fields import MAX_NUMBER, one_line
+
+MAX_MESSAGE = 2000
+"""Characters of the message of another host."""
 
 
 class StaleToken(NotNowError):
@@ -111,13 +115,9 @@ def error_of(body: Mapping[str, Any], where: str) -> GpumandError:
         body: the form.
         where: name of the host, put before the message.
     """
-    name, message = str(body.get("error", ""))[:256], _line(f"{where}: {body.get('message') or 'no reason given'}")
+    name = one_line(str(body.get("error", "")), 256)
+    message = one_line(f"{where}: {body.get('message') or 'no reason given'}", MAX_MESSAGE)
     if name == StaleToken.dbus_name:
         seen = body.get("seen")
-        return StaleToken(message, seen if isinstance(seen, int) else 0)
+        return StaleToken(message, seen if isinstance(seen, int) and 0 <= seen <= MAX_NUMBER else 0)
     return _OWN[name](message) if name in _OWN else error_for(name, message)
-
-
-def _line(text: str) -> str:
-    """A text of another host as one line of limited length without control characters."""
-    return "".join(character if character.isprintable() else " " for character in text[:2000])

@@ -94,6 +94,11 @@ def text(fields: Mapping[str, object], key: str, at_most: int) -> str:
     return value
 
 
+def one_line(text: str, at_most: int) -> str:
+    """A text of another host as one line of limited length, without control characters."""
+    return "".join(one if one.isprintable() else " " for one in text[:at_most])
+
+
 def flag(fields: Mapping[str, object], key: str) -> bool:
     """The truth value of a key; false where the key is missing or null. Raises InvalidJson."""
     value = fields.get(key)

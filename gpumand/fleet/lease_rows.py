@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumand.fleet import json_fields
-from gpumand.fleet.json_fields import InvalidJson
+from gpumand.fleet.json_fields import InvalidJson, one_line
 from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
 from gpumand.fleet.store import Entry
 
@@ -43,12 +43,9 @@ class LeaseRow:
 
 def encode_lease(lease: LeaseRow) -> str:
     """The JSON form of a lease as text. Long texts are cut, and control characters become spaces."""
-    document = {key: _line(value) if isinstance(value, str) else value for key, value in lease.document().items()}
+    fields = lease.document()
+    document = {key: one_line(value, MAX_TEXT) if isinstance(value, str) else value for key, value in fields.items()}
     return json.dumps(document, separators=(",", ":"))
-
-
-def _line(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text[:MAX_TEXT])
 
 
 def parse_lease(text: str) -> LeaseRow:

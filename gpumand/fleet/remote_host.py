@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from gpumand.domain.errors import GpumandError
+from gpumand.fleet.answers import MAX_ANSWER_BYTES, parse_answer, parse_end, parse_grant
 from gpumand.fleet.calls import MAX_BODY_BYTES, AcquireCall, DrainCall, LoadCall, PlanCall, dump_line
 from gpumand.fleet.errors import HostLost, error_of
 from gpumand.fleet.http_server import LOST_SEC, limit_silence
@@ -29,7 +29,8 @@ ANSWER_SEC = 4.0
 
 PLAN_SEC = 1.0
 DRAIN_SEC = 5.0
-MAX_ANSWER_BYTES = 1024 * 1024
+MAX_OUTCOME_BYTES = 128 * 1024
+"""Size of a plan or of the outcome of a call. A client gets the plans of all hosts at once."""
 
 HOST_LOST = "host-lost"
 """Why a lease ended whose host gave no sign of life; the host ends it as well."""
@@ -111,17 +112,19 @@ class RemoteHost:
 
     async def status(self) -> dict[str, Any]:
         """The status of the host's gpumand. Raises GpumandError."""
-        return await self._answer("GET", "/v1/status", None, PLAN_SEC)
+        return await self._answer("GET", "/v1/status", None, PLAN_SEC, MAX_ANSWER_BYTES)
 
     async def _post(self, path: str, body: Mapping[str, Any], limit_sec: float) -> dict[str, Any]:
-        return await self._answer("POST", path, dump_line(body), limit_sec)
+        return await self._answer("POST", path, dump_line(body), limit_sec, MAX_OUTCOME_BYTES)
 
-    async def _answer(self, method: str, path: str, data: bytes | None, limit_sec: float) -> dict[str, Any]:
+    async def _answer(
+        self, method: str, path: str, data: bytes | None, limit_sec: float, max_bytes: int
+    ) -> dict[str, Any]:
         try:
             async with asyncio.timeout(limit_sec):
                 request = self._session.request(method, self._url + path, data=data, allow_redirects=False)
                 async with request as response:
-                    answer = _object(await _limited(response.content, MAX_ANSWER_BYTES))
+                    answer = parse_answer(await _limited(response.content, max_bytes))
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise await self._lost(error) from None
         if response.status != 200:
@@ -136,12 +139,10 @@ class RemoteHost:
         line = (
             await _next_line(response) if response.status == 200 else await _limited(response.content, MAX_BODY_BYTES)
         )
-        answer = _object(line)
+        answer = parse_answer(line)
         if response.status != 200 or "error" in answer:
             raise error_of(answer, self._name)
-        if not isinstance(answer.get("lease"), str):
-            raise ValueError("the answer is no grant")
-        return RemoteLease(answer, response, beats)
+        return RemoteLease(parse_grant(answer), response, beats)
 
     async def _lost(self, error: Exception) -> GpumandError:
         words = explained(error) or ("no answer in time" if isinstance(error, TimeoutError) else _words(error))
@@ -159,8 +160,8 @@ class RemoteLease:
         grant: the grant, as its agent sent it.
     """
 
-    def __init__(self, grant: dict[str, Any], response: aiohttp.ClientResponse, beats: _Beats) -> None:
-        self.grant = grant
+    def __init__(self, grant: dict[str, object], response: aiohttp.ClientResponse, beats: _Beats) -> None:
+        self.grant: dict[str, Any] = grant
         self._response, self._beats = response, beats
         self._reading = asyncio.ensure_future(self._read())
         self._releasing: asyncio.Task[None] | None = None
@@ -183,8 +184,7 @@ class RemoteLease:
     async def _read(self) -> str:
         """Read signs of life until the lease ends."""
         try:
-            reason = _object(await _next_line(self._response)).get("ended")
-            return str(reason or HOST_LOST)[:256]
+            return parse_end(parse_answer(await _next_line(self._response))) or HOST_LOST
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
             return HOST_LOST
         finally:
@@ -253,17 +253,6 @@ async def _limited(content: aiohttp.StreamReader, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             raise ValueError("the answer is too large")
     return data
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object. Raises ValueError."""
-    try:
-        found = json.loads(data)
-    except RecursionError:
-        raise ValueError("the answer is nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError("the answer is no JSON object")
-    return found
 
 
 def _words(error: Exception) -> str:

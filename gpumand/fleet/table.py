@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from gpumand.fleet.absences import Absences
-from gpumand.fleet.json_fields import InvalidJson
+from gpumand.fleet.json_fields import InvalidJson, one_line
 from gpumand.fleet.keys import Keys, is_consumer_name, is_machine_id, last_part
 from gpumand.fleet.lease_rows import PublishedLeases
 from gpumand.fleet.placement import FleetView
@@ -27,6 +27,9 @@ LOST_SEC = 5.0
 MAX_HOSTS = 256
 MAX_INTENTS = 4096
 MAX_FORGOTTEN = 256
+MAX_KEPT = 4096
+"""Drains and pins, which stay in the store until they are removed."""
+
 
 log = logging.getLogger(__name__)
 
@@ -241,7 +244,7 @@ class HostTable:
         try:
             self._parse(entry)
         except (InvalidJson, ValueError) as error:
-            log.warning("%s in the store is ignored: %s", entry.key, error)
+            log.warning("%s in the store is ignored: %s", one_line(entry.key, 200), error)
 
     def _parse(self, entry: Entry) -> None:
         keys, key = self._keys, entry.key
@@ -251,10 +254,10 @@ class HostTable:
             self._write_intent(entry, name)
         elif self.leases.holds(key):
             self.leases.write(entry)
-        elif (name := last_part(key, keys.drains)) and is_machine_id(name):
+        elif (name := last_part(key, keys.drains)) and is_machine_id(name) and len(self._drains) < MAX_KEPT:
             self._drains.add(name)
         elif (name := last_part(key, keys.pins)) and is_consumer_name(name) and is_machine_id(entry.value):
-            self._pins[name] = entry.value
+            self._pins |= {name: entry.value} if name in self._pins or len(self._pins) < MAX_KEPT else {}
 
     def _write_intent(self, entry: Entry, name: str) -> None:
         has_room = entry.key in self._intents or len(self._intents) < MAX_INTENTS

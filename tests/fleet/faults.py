@@ -7,9 +7,12 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tests.fleet.lab import HOSTS, TTL_SEC, UNIQUE_NAME, Lab
 from tests.integration.fleet.fleet_hosts import LocalStream, until_async
+
+T = TypeVar("T")
 
 
 class Stopwatch:
@@ -78,6 +81,104 @@ async def is_gone(lab: Lab, host: int, other: int) -> bool:
     return f"gpu{host}" not in await lab.hosts(other)
 
 
+async def epochs(lab: Lab, at: int) -> dict[str, int]:
+    """Epoch of the row of each host."""
+    found = await lab.clients[at].get("/v1/hosts")
+    return {one["row"]["name"]: one["row"]["epoch"] for one in found["hosts"]}
+
+
+@dataclass(frozen=True)
+class KilledLeader:
+    """Seconds until another member led, and for which a new lease of a host's own gpumand took meanwhile."""
+
+    led_sec: float
+    local_sec: float
+
+
+async def kill_leader(lab: Lab, watch_sec: float) -> KilledLeader:
+    """Kill the member of etcd that leads; no lease ends and no host has to join again.
+
+    Args:
+        lab: the hosts.
+        watch_sec: how long to look for hosts that join again once there is another leader.
+    """
+    leader = lab.leader()
+    first, second = lab.followers()
+    running = await lab.acquire(first, "chat", on=f"gpu{second}")
+    before = await epochs(lab, first)
+    lab.members[leader].kill()
+    watch = Stopwatch()
+
+    async def serve() -> KilledLeader:
+        local_sec = await lab.local_lease_sec(leader)
+        await until_async(lambda: _has_another_leader(lab, leader), "another member leads")
+        led_sec = watch.seconds
+        stream = await lab.acquire(leader, "image")
+        stream.close()
+        await asyncio.sleep(watch_sec)
+        return KilledLeader(led_sec, local_sec)
+
+    killed = await alive_during(lab, running, serve())
+    assert await epochs(lab, first) == before, "no host has joined again"
+    running.close()
+    lab.members[leader].start()
+    await lab.until_all_up()
+    return killed
+
+
+async def _has_another_leader(lab: Lab, former: int) -> bool:
+    return await asyncio.to_thread(lab.leader_now) not in (0, former)
+
+
+@dataclass(frozen=True)
+class KilledAgent:
+    """Seconds after an agent was killed until its clients knew it, and until its gpumand had none of its leases."""
+
+    known_sec: float
+    free_sec: float
+
+
+async def kill_agent(lab: Lab) -> KilledAgent:
+    """Kill the agent of gpu2 that serves leases of gpu1, and start it again when its row has ended."""
+    leases = [await lab.acquire(1, "chat", on="gpu2") for _ in range(3)]
+    before = (await epochs(lab, 1))["gpu2"]
+    lab.agents[2].kill(signal.SIGKILL)
+    watch = Stopwatch()
+    assert [await ended(one) for one in leases] == ["host-lost"] * 3
+    known_sec = watch.seconds
+    await lab.until_leases(2, 0)
+    free_sec = watch.seconds
+    await until_async(lambda: is_gone(lab, 2, 1), "the row of the killed agent has ended")
+    await lab.restart_agents(2)
+    await until_async(lambda: _has_epoch_above(lab, before), "the row is that of the new agent")
+    return KilledAgent(known_sec, free_sec)
+
+
+async def _has_epoch_above(lab: Lab, before: int) -> bool:
+    return (await epochs(lab, 1)).get("gpu2", 0) > before
+
+
+async def kill_router(lab: Lab) -> float:
+    """Kill the router of gpu1 with leases and a waiting request on gpu2; return the seconds until gpu2 has none."""
+    for _ in range(3):
+        await lab.acquire(1, "chat", on="gpu2")
+    waiting = asyncio.ensure_future(lab.clients[1].acquire("image", on="gpu2", wait_sec=60))
+    await lab.until_leases(2, 3)
+    lab.agents[1].kill(signal.SIGKILL)
+    watch = Stopwatch()
+    await lab.until_leases(2, 0)
+    free_sec = watch.seconds
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    async def has_no_intents() -> bool:
+        return not (await lab.clients[3].get("/v1/hosts"))["intents"]
+
+    await until_async(has_no_intents, "the intents of the killed router have ended")
+    stream = await lab.acquire(3, "image")
+    stream.close()
+    return free_sec
+
+
 async def lose_quorum(lab: Lab) -> None:
     """Kill two of three members, and start them again after longer than any lease of etcd lasts."""
     running = await lab.acquire(1, "chat", on="gpu2")
@@ -114,14 +215,15 @@ async def _unique_hosts(lab: Lab) -> list[int]:
     return [host for host in HOSTS if await lab.residency(host, UNIQUE_NAME) != "unloaded"]
 
 
-async def alive_during(lab: Lab, running: LocalStream, work: Awaitable[object]) -> None:
-    """Assert that a lease outlives some work, here and on its host."""
+async def alive_during(lab: Lab, running: LocalStream, work: Awaitable[T]) -> T:
+    """Assert that a lease outlives some work, here and on its host; return the result of the work."""
     host = int(str(running.grant["host"]).removeprefix("gpu"))
     lease = asyncio.ensure_future(running.line())
     try:
-        await work
+        result = await work
         assert not lease.done(), f"the lease ended: {lease.result()}"
         assert await lab.leases(host) >= 1
+        return result
     finally:
         lease.cancel()
         await asyncio.gather(lease, return_exceptions=True)

@@ -9,10 +9,20 @@ import signal
 import pytest
 
 from tests.fleet.conftest import Note
-from tests.fleet.faults import Stopwatch, alive_during, cut_off, ended, is_gone, lose_quorum, suspend, take_over
+from tests.fleet.faults import (
+    Stopwatch,
+    alive_during,
+    cut_off,
+    epochs,
+    kill_agent,
+    kill_leader,
+    kill_router,
+    lose_quorum,
+    suspend,
+    take_over,
+)
 from tests.fleet.lab import HOSTS, TTL_SEC, Lab, running_lab
 from tests.fleet.network import needs_namespaces
-from tests.integration.fleet.fleet_hosts import until_async
 
 LOST_SEC = 4.0
 """The limits are those of the documentation, without tolerance. The short form of these tests in tests/integration has
@@ -51,36 +61,9 @@ async def test_host_with_the_leader_of_etcd_is_cut_off(lab: Lab, note: Note) -> 
 
 
 async def test_leader_of_etcd_is_killed(lab: Lab, note: Note) -> None:
-    leader = lab.leader()
-    first, second = lab.followers()
-    running = await lab.acquire(first, "chat", on=f"gpu{second}")
-    before = await epochs(lab, first)
-    lab.members[leader].kill()
-    watch = Stopwatch()
-
-    async def serve() -> None:
-        assert await lab.local_lease_sec(leader) <= 2
-        await until_async(lambda: has_another_leader(lab, leader), "another member leads")
-        note("the leader is killed: another member leads", watch.seconds)
-        stream = await lab.acquire(leader, "image")
-        stream.close()
-        await asyncio.sleep(TTL_SEC + 2)
-
-    await alive_during(lab, running, serve())
-    assert await epochs(lab, first) == before, "no host has joined again"
-    running.close()
-    lab.members[leader].start()
-    await lab.until_all_up()
-
-
-async def has_another_leader(lab: Lab, former: int) -> bool:
-    return await asyncio.to_thread(lab.leader_now) not in (0, former)
-
-
-async def epochs(lab: Lab, at: int) -> dict[str, int]:
-    """Epoch of the row of each host."""
-    found = await lab.clients[at].get("/v1/hosts")
-    return {one["row"]["name"]: one["row"]["epoch"] for one in found["hosts"]}
+    killed = await kill_leader(lab, watch_sec=TTL_SEC + 2)
+    note("the leader is killed: another member leads", killed.led_sec)
+    assert killed.local_sec <= 2
 
 
 async def test_quorum_of_etcd_is_lost(lab: Lab) -> None:
@@ -103,42 +86,16 @@ async def test_only_member_of_etcd_is_killed_and_started_again_later(note: Note)
 
 
 async def test_agent_is_killed(lab: Lab, note: Note) -> None:
-    leases = [await lab.acquire(1, "chat", on="gpu2") for _ in range(3)]
-    before = (await epochs(lab, 1))["gpu2"]
-    lab.agents[2].kill(signal.SIGKILL)
-    watch = Stopwatch()
-    assert [await ended(one) for one in leases] == ["host-lost"] * 3
-    assert watch.seconds <= LOST_SEC
-    await lab.until_leases(2, 0)
-    note("an agent is killed: its clients know, and its gpumand has no lease of the fleet", watch.seconds)
-    assert watch.seconds <= LOST_SEC
-    await until_async(lambda: is_gone(lab, 2, 1), "the row of the killed agent has ended")
-    await lab.restart_agents(2)
-    await until_async(lambda: has_epoch_above(lab, before), "the row is that of the new agent")
-
-
-async def has_epoch_above(lab: Lab, before: int) -> bool:
-    return (await epochs(lab, 1)).get("gpu2", 0) > before
+    killed = await kill_agent(lab)
+    note("an agent is killed: its clients know, and its gpumand has no lease of the fleet", killed.free_sec)
+    assert killed.known_sec <= LOST_SEC
+    assert killed.free_sec <= LOST_SEC
 
 
 async def test_router_is_killed(lab: Lab, note: Note) -> None:
-    for _ in range(3):
-        await lab.acquire(1, "chat", on="gpu2")
-    waiting = asyncio.ensure_future(lab.clients[1].acquire("image", on="gpu2", wait_sec=60))
-    await lab.until_leases(2, 3)
-    lab.agents[1].kill(signal.SIGKILL)
-    watch = Stopwatch()
-    await lab.until_leases(2, 0)
-    note("a router is killed: the other host has none of its leases", watch.seconds)
-    assert watch.seconds <= LOST_SEC
-    await asyncio.gather(waiting, return_exceptions=True)
-
-    async def has_no_intents() -> bool:
-        return not (await lab.clients[3].get("/v1/hosts"))["intents"]
-
-    await until_async(has_no_intents, "the intents of the killed router have ended")
-    stream = await lab.acquire(3, "image")
-    stream.close()
+    free_sec = await kill_router(lab)
+    note("a router is killed: the other host has none of its leases", free_sec)
+    assert free_sec <= LOST_SEC
 
 
 async def test_clocks_of_the_hosts_are_hours_apart(lab: Lab) -> None:

@@ -21,6 +21,8 @@ EXTRA_SEC = 10.0
 
 MAX_ANSWER_BYTES = 16 << 20
 
+MAX_MESSAGE = 2000
+
 Fields = dict[str, Any]
 
 _NO_SUCH = tuple(ERROR_PREFIX + name for name in ("NoSuchConsumer", "NoSuchHost"))
@@ -82,7 +84,7 @@ def unreachable(path: str, error: Exception) -> Failure:
 
 def _document(status: int, data: bytes) -> Fields:
     try:
-        found = json.loads(data)
+        found = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -95,10 +97,14 @@ def _document(status: int, data: bytes) -> Fields:
     return found
 
 
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON, and would be printed again by --json")
+
+
 def refusal(answer: Mapping[str, Any]) -> Failure:
     """The failure for an error of the API, with its advice."""
-    name = str(answer.get("error", ""))
-    message = str(answer.get("message") or name or "no reason is given")
+    name = str(answer.get("error", ""))[:256]
+    message = str(answer.get("message") or name or "no reason is given")[:MAX_MESSAGE]
     hint = "" if "did you mean" in message or "--" in message else _HINTS.get(name, "")
     text = message.rstrip(".") + hint if hint else message
     return Failure(ExitCode.NO_SUCH if name in _NO_SUCH else ExitCode.FAILURE, text)

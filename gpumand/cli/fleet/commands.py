@@ -91,10 +91,10 @@ def drain(ctx: click.Context, params: Params) -> None:
     if options.json:
         return print_json(outcome)
     if not options.quiet:
-        from gpumand.cli.render.format import clean
+        from gpumand.cli.render.fleet import text
 
         drained = "is drained: it takes no new requests of the fleet, and its leases go on"
-        print(f"{clean(outcome.get('host', params['host']))} {drained if is_drain else 'takes requests again'}")
+        print(f"{text(outcome, 'host') or params['host']} {drained if is_drain else 'takes requests again'}")
     if outcome.get("lasting") is False:
         print(f"gpumanctl: {_not_lasting(params['host'])}", file=sys.stderr)
     return None

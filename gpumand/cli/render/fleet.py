@@ -1,4 +1,8 @@
-"""Output of ``gpumanctl --fleet``: hosts, plans and loads."""
+"""Output of ``gpumanctl --fleet``: hosts, plans and loads.
+
+The answers come from the agent of this host, but much in them is from other hosts, and the agent can have another
+version: whatever is not of the expected type or size is left out.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,11 @@ from gpumand.cli.render.theme import RESIDENCY_STYLES, VERDICT_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
 
 Entry = Mapping[str, Any]
+
+MAX_HOSTS, MAX_LEASES, MAX_GPUS, MAX_CONSUMERS = 1024, 4096, 64, 4096
+MAX_TEXT, MAX_MESSAGE = 255, 2000
+MAX_NUMBER = 2**53
+"""The greatest integer that every JSON parser reads exactly."""
 
 STATE_STYLES = {"up": "green", "drained": "yellow", "lost": "bold red"}
 SHOWN = ("resident", "loading", "unloading", "parked", "failed")
@@ -49,39 +58,38 @@ def fleet_lines(fleet: Entry, theme: Theme, now_usec: int | None = None) -> list
         now_usec: CLOCK_REALTIME; None = now.
     """
     now_usec = time.time_ns() // 1000 if now_usec is None else now_usec
-    hosts = fleet.get("hosts") or []
+    hosts = entries(fleet, "hosts", MAX_HOSTS)
     lines = _head(fleet, hosts, theme)
     lines += [Text(), *table(HOST_COLUMNS, [_host(one) for one in hosts], theme)] if hosts else []
     for one in hosts:
-        if one.get("why"):
-            lines += wrapped(f"{clean(_row(one).get('name'))}: {clean(one['why'])}", theme, style="bold yellow")
-    leases = [_lease(host, one, now_usec) for host in hosts for one in host.get("leases") or ()]
+        if why := text(one, "why", MAX_MESSAGE):
+            lines += wrapped(f"{_name(one)}: {why}", theme, style="bold yellow")
+    leases = [_lease(host, one, now_usec) for host in hosts for one in entries(host, "leases", MAX_LEASES)]
     return lines + ([Text(), *table(LEASE_COLUMNS, leases, theme)] if leases else [])
 
 
 def _lease(host: Entry, lease: Entry, now_usec: int) -> list[Text | str]:
     """A lease older than two seconds; shorter ones are only counted."""
-    since, name = _number(lease, "since"), clean(_row(host).get("name") or "")
-    via = clean(lease.get("via") or "")
+    since, name, via = number(lease, "since"), _name(host), text(lease, "via")
     return [
         name,
-        clean(lease.get("consumer") or "reservation"),
-        clean(lease.get("owner") or "") or NOTHING,
+        text(lease, "consumer") or "reservation",
+        text(lease, "owner") or NOTHING,
         ago(since, now_usec) if since else NOTHING,
         via if via and via != name else NOTHING,
-        clean(lease.get("reason") or ""),
+        text(lease, "reason"),
     ]
 
 
 def _head(fleet: Entry, hosts: Sequence[Entry], theme: Theme) -> list[Text]:
-    degraded = clean(fleet.get("degraded") or "")
+    degraded = text(fleet, "degraded", MAX_MESSAGE)
     up = sum(one.get("state") == "up" for one in hosts)
     known = [one for one in hosts if one.get("state") != "lost"]  # the row of a lost host says what it last had
     consumers = [one for host in known for one in _consumers(host).values()]
     loaded = sum(one.get("r") == "resident" for one in consumers)
     words = [f"{up} of {count(len(hosts), 'host')} up", f"{count(loaded, 'consumer')} resident"]
     words.append(count(sum(map(_leases, consumers)), "lease"))
-    waiting = sum(_number(_row(one), "queue") for one in known)
+    waiting = sum(number(_row(one), "queue") for one in known)
     words += [f"{waiting} waiting"] if waiting else []
     line = Text.assemble((theme.dot, "yellow" if degraded or up < len(hosts) else "green"), " fleet: ")
     lines = [line + Text(", ".join(words))]
@@ -91,11 +99,9 @@ def _head(fleet: Entry, hosts: Sequence[Entry], theme: Theme) -> list[Text]:
 
 
 def _host(host: Entry) -> list[Text | str]:
-    row, state = _row(host), clean(host.get("state") or "")
-    name = Text.assemble(
-        (clean(row.get("name") or row.get("id") or ""), "bold"), " (here)" if host.get("local") else ""
-    )
-    gpus = row.get("gpus") or []
+    row, state = _row(host), text(host, "state")
+    name = Text.assemble((_name(host) or text(row, "id"), "bold"), " (here)" if host.get("local") is True else "")
+    gpus = entries(row, "gpus", MAX_GPUS)
     leases = sum(map(_leases, _consumers(host).values()))
     return [
         name,
@@ -104,17 +110,16 @@ def _host(host: Entry) -> list[Text | str]:
         _sum(gpus, "total"),
         _loaded(host),
         str(leases) if leases else NOTHING,
-        str(_number(row, "queue") or NOTHING),
-        clean(row.get("version") or ""),
+        str(number(row, "queue") or NOTHING),
+        text(row, "version"),
     ]
 
 
 def _loaded(host: Entry) -> Text:
     """The consumers that are loaded or being loaded, resident ones first."""
     line = Text()
-    found = {name: one for name, one in _consumers(host).items() if one.get("r") in SHOWN}
-    for name, one in sorted(found.items(), key=lambda pair: (SHOWN.index(pair[1]["r"]), pair[0])):
-        residency = one["r"]
+    found = {name: state for name, one in _consumers(host).items() if (state := text(one, "r")) in SHOWN}
+    for name, residency in sorted(found.items(), key=lambda pair: (SHOWN.index(pair[1]), pair[0])):
         line.append(", " if line.plain else "")
         line.append(clean(name), RESIDENCY_STYLES.get(residency, ""))
         line.append("" if residency == "resident" else f" ({residency})")
@@ -123,50 +128,53 @@ def _loaded(host: Entry) -> Text:
 
 def _sum(gpus: Sequence[Entry], key: str) -> str:
     """The memory of all GPUs; "-" if that of one is unknown, which is not 0."""
-    known = [one.get(key) for one in gpus]
-    return mib(sum(known)) if known and all(isinstance(one, int) for one in known) else NOTHING  # type: ignore[arg-type]
+    known = [number(one, key) for one in gpus if is_number(one.get(key))]
+    return mib(sum(known)) if known and len(known) == len(gpus) else NOTHING
 
 
 def plan_lines(plan: Entry, theme: Theme) -> list[Text]:
     """Where a request would be served, and what each host says."""
-    best: Entry = next((one for one in plan.get("hosts") or () if one.get("host") == plan.get("host")), {})
-    line = Text.assemble((clean(plan.get("consumer")), "bold"), f": {clean(plan.get('host'))}", _when(best))
-    lines = [line]
-    if plan.get("degraded"):
-        lines += wrapped(f"degraded: {clean(plan['degraded'])}", theme, rest="    ", style="bold yellow")
-    for one in plan.get("hosts") or ():
+    hosts = entries(plan, "hosts", MAX_HOSTS)
+    best: Entry = next((one for one in hosts if one.get("host") == plan.get("host")), {})
+    lines = [Text.assemble((text(plan, "consumer"), "bold"), f": {text(plan, 'host')}", _when(best))]
+    if degraded := text(plan, "degraded", MAX_MESSAGE):
+        lines += wrapped(f"degraded: {degraded}", theme, rest="    ", style="bold yellow")
+    for one in hosts:
         lines += _host_plan(one, theme)
     return lines
 
 
 def _when(host: Entry) -> str:
     expected = host.get("expected_sec")
-    if not isinstance(expected, int | float):
+    is_time = isinstance(expected, int | float) and not isinstance(expected, bool) and 0 <= expected <= MAX_NUMBER
+    if not is_time:
         return ""
-    return f", in about {about(expected)}" if expected >= 0.5 else ", at once"
+    return f", in about {about(expected)}" if expected >= 0.5 else ", at once"  # type: ignore[arg-type,operator]
 
 
 def _host_plan(host: Entry, theme: Theme) -> list[Text]:
-    answer = host.get("plan") or {}
-    verdict = clean(answer.get("verdict") or "refuse")
+    found = host.get("plan")
+    answer: Entry = found if isinstance(found, dict) else {}
+    verdict = text(answer, "verdict") or "refuse"
     words = {"grant": "would grant it", "wait": "would wait"}.get(verdict, "would refuse it")
-    line = Text.assemble("  ", (clean(host.get("host")), "bold"), " ", (words, VERDICT_STYLES.get(verdict, "")))
-    line.append(f" ({clean(host.get('residency') or 'unknown')}){_when(host)}")
-    message = clean(host.get("message") or answer.get("message") or "")
+    line = Text.assemble("  ", (text(host, "host"), "bold"), " ", (words, VERDICT_STYLES.get(verdict, "")))
+    line.append(f" ({text(host, 'residency') or 'unknown'}){_when(host)}")
+    message = text(host, "message", MAX_MESSAGE) or text(answer, "message", MAX_MESSAGE)
     return [line, *(wrapped(message, theme, first="    ") if message else [])]
 
 
 def load_line(consumer: str, outcome: Entry) -> str:
     """The result of a load."""
-    where = f"{clean(consumer)} is loaded on {clean(outcome.get('host') or 'a host')}"
-    took = outcome.get("load_usec") or outcome.get("took_usec")
-    return f"{where}, in {usec(took)}" if isinstance(took, int) else where
+    where = f"{clean(consumer)} is loaded on {text(outcome, 'host') or 'a host'}"
+    took = number(outcome, "load_usec") or number(outcome, "took_usec")
+    return f"{where}, in {usec(took)}" if took else where
 
 
 def grant_line(consumer: str, grant: Entry) -> str:
     """The result of an acquire, for people."""
-    endpoint = f" at {clean(grant['endpoint'])}" if grant.get("endpoint") else ""
-    return f"{clean(consumer)} is leased on {clean(grant.get('host') or 'a host')}{endpoint}"
+    endpoint = text(grant, "endpoint", MAX_MESSAGE)
+    where = f"{clean(consumer)} is leased on {text(grant, 'host') or 'a host'}"
+    return f"{where} at {endpoint}" if endpoint else where
 
 
 def _row(host: Entry) -> Entry:
@@ -174,15 +182,38 @@ def _row(host: Entry) -> Entry:
     return row if isinstance(row, dict) else {}
 
 
+def _name(host: Entry) -> str:
+    return text(_row(host), "name")
+
+
 def _consumers(host: Entry) -> Mapping[str, Entry]:
     found = _row(host).get("consumers")
-    return found if isinstance(found, dict) else {}
+    pairs = list(found.items())[:MAX_CONSUMERS] if isinstance(found, dict) else []
+    return {name: one for name, one in pairs if isinstance(one, dict)}
 
 
 def _leases(consumer: Entry) -> int:
-    return _number(consumer, "leases")
+    return number(consumer, "leases")
 
 
-def _number(fields: Entry, name: str) -> int:
-    value = fields.get(name)
-    return value if isinstance(value, int) else 0
+def entries(fields: Entry, name: str, at_most: int) -> list[Entry]:
+    """The objects in a list; [] where it is missing or no list."""
+    found = fields.get(name)
+    return [one for one in found[:at_most] if isinstance(one, dict)] if isinstance(found, list) else []
+
+
+def text(fields: Entry, name: str, at_most: int = MAX_TEXT) -> str:
+    """A text as it may be printed; "" where it is missing or no text."""
+    found = fields.get(name)
+    return clean(found[:at_most]) if isinstance(found, str) else ""
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is an integer of a size that can be printed and calculated with."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
+
+
+def number(fields: Entry, name: str) -> int:
+    """A number from 0; 0 where it is missing or none."""
+    found = fields.get(name)
+    return int(found) if is_number(found) else 0  # type: ignore[arg-type]

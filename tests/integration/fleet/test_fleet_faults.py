@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fleet.faults import cut_off, lose_quorum, suspend, take_over
+from tests.fleet.faults import cut_off, kill_agent, kill_leader, kill_router, lose_quorum, suspend, take_over
 from tests.fleet.lab import running_lab
 from tests.fleet.network import needs_namespaces
 
@@ -15,6 +15,13 @@ async def test_cut_host_serves_its_users_and_is_replaced_for_others() -> None:
     async with running_lab() as lab:
         host, other = lab.followers()
         await cut_off(lab, host, other)
+
+
+async def test_leader_agent_and_router_are_killed_one_after_the_other() -> None:
+    async with running_lab() as lab:
+        await kill_leader(lab, watch_sec=0.0)
+        await kill_agent(lab)
+        await kill_router(lab)
 
 
 async def test_running_leases_survive_the_loss_of_quorum() -> None:

@@ -282,3 +282,23 @@ async def test_missing_password_file_is_reported(tmp_path: Path, clock: FakeCloc
     etcd = EtcdConfig(("http://127.0.0.1:1",), "h1", tmp_path / "missing")
     with pytest.raises(ConfigInvalid, match="missing"):
         await open_store(FleetConfig(host="h1", url="http://h1:8447", etcd=etcd), clock, None)
+
+
+async def test_rows_under_the_key_of_another_host_or_beyond_the_limit_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, peers: FakePeerRows
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.degraded_watch.POLL_SEC", 0.01)
+    monkeypatch.setattr("gpumand.fleet.degraded_watch.MAX_HOSTS", 1)
+    newer = replace(row(H2), url=URL2, seq=5, queue=3)
+    peers.rows[URL2], peers.rows[URL3] = newer, replace(row(H1, seq=9), url=URL3)
+    forged = Entry(KEYS.hosts + "x" * 32, encode_host(replace(row(H1), url=URL3)), 7)
+    first, late = listed(replace(row(H2), url=URL2)).entries[0], listed(replace(row(H1), url=URL3)).entries[0]
+    etcd = Scripted()
+    async with asyncio.timeout(30), aclosing(DegradedWatch(KEYS, peers).changes(etcd.changes())) as changes:  # type: ignore[type-var]
+        for change in (Listing((forged, first, late), 7), Interrupted("no leader")):
+            etcd.queue.put_nowait(change)
+            await anext(changes)
+        assert await anext(changes) == Written(Entry(KEYS.host(H2), encode_host(newer), 7))
+        back = listed(newer)
+        etcd.queue.put_nowait(back)
+        assert await anext(changes) == back, "no row of the other one was reported"

@@ -187,3 +187,25 @@ async def test_intent_stands_after_it_was_extended_and_only_for_its_host(table: 
     assert not table.has_intent("chat", machine_id(2), 5)
     table.apply(Removed(KEYS.intent("chat"), 10))
     assert not table.has_intent("chat", machine_id(1), 5)
+
+
+async def test_number_of_drains_and_pins_that_are_kept_is_limited(
+    table: HostTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.table.MAX_KEPT", 3)
+    for number in range(5):
+        table.apply(Written(Entry(KEYS.drain(machine_id(number)), "drained", 6)))
+        table.apply(Written(Entry(KEYS.pin(f"c{number}"), machine_id(1), 6)))
+    table.apply(Written(Entry(KEYS.pin("c0"), machine_id(2), 7)))
+    view = table.view()
+    assert view.drained == {machine_id(0), machine_id(1), machine_id(2)}
+    assert view.pins == {"c0": machine_id(2), "c1": machine_id(1), "c2": machine_id(1)}
+
+
+async def test_key_of_an_ignored_entry_cannot_forge_lines_of_the_log(
+    table: HostTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    table.apply(Written(Entry(KEYS.intents + "chat", "no JSON", 6)))
+    table.apply(Written(Entry(KEYS.hosts + "a\nERROR forged\x1b[2J", "no JSON", 6)))
+    assert "in the store is ignored" in caplog.text
+    assert all("\x1b" not in one.getMessage() and "\n" not in one.getMessage() for one in caplog.records)
