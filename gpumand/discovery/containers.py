@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from gpumand.domain.container import ContainerEngine, ContainerState, PublishedPort
+from gpumand.domain.container import COMPOSE_SERVICE, ContainerEngine, ContainerState, PublishedPort, name_in_compose
 from gpumand.domain.container_rules import LocatorRules, ProcessPlace
 from gpumand.vram.container_links import Evidence, link
 
@@ -25,6 +25,7 @@ class FoundContainer:
     Attributes:
         key: its id, or its name for engines that name cgroups by it.
         name: its name; "" where unknown.
+        lasting_name: the name that Compose means it to have, where that differs; "" otherwise.
         engine: "docker", "podman", or "" for engines that gpumand does not start and stop containers with.
         base: path of its cgroup.
         pids: its processes, as far as they were scanned.
@@ -53,13 +54,15 @@ class FoundContainer:
     uid: int | None = None
     is_ambiguous: bool = False
     inner_ports: tuple[int, ...] = ()
+    lasting_name: str = ""
 
     @property
     def reference(self) -> str:
         """The value of ``container`` for the configuration; "" where only its cgroup identifies it."""
         if not self.name:
             return self.key[:12] if self.engine else ""
-        return f"{self.engine}:{self.name}" if self.is_ambiguous and self.engine else self.name
+        name = self.lasting_name or self.name
+        return f"{self.engine}:{name}" if self.is_ambiguous and self.engine else name
 
     @property
     def cgroup_pattern(self) -> str:
@@ -141,6 +144,7 @@ def _with_state(one: FoundContainer, state: ContainerState, is_ambiguous: bool) 
     return replace(
         one,
         name=state.name,
+        lasting_name=name_in_compose(state.name) if state.label(COMPOSE_SERVICE) else "",
         engine=state.engine,
         image=state.image,
         ports=state.ports,

@@ -16,6 +16,23 @@ MIN_ID_PREFIX = 12
 """Shortest prefix of an id that names a container, as ``docker ps`` prints it; a shorter one could be a name."""
 
 
+COMPOSE_SERVICE = "com.docker.compose.service"
+"""The label with the service of a container of Compose."""
+
+_COMPOSE_PREFIX = r"(?:[0-9a-f]{10,12}_){1,20}"
+"""What Compose puts in front of a name while it creates a container again: ids, more of them after several failures."""
+
+
+def is_renamed(name: str, wanted: str) -> bool:
+    """Whether Compose gave this name to a container that should have the wanted one."""
+    return name.endswith(f"_{wanted}") and re.fullmatch(_COMPOSE_PREFIX + re.escape(wanted), name) is not None
+
+
+def name_in_compose(name: str) -> str:
+    """The name that Compose means a container to have, without ids in front."""
+    return re.sub(f"^{_COMPOSE_PREFIX}(?=.)", "", name)
+
+
 class ContainerEngine(StrEnum):
     """The programs that gpumand starts and stops containers with."""
 
@@ -50,10 +67,15 @@ class ContainerRef:
         return f"{self.engine}:{self.name}" if self.engine else self.name
 
     def matches(self, engine: str, container_id: str, name: str) -> bool:
-        """Whether a container is meant; a name counts before an id prefix, which has at least 12 digits."""
+        """Whether a container is meant; a name counts before an id prefix, which has at least 12 digits.
+
+        A container is also meant where Compose has put ids in front of its name.
+        """
         if self.engine is not None and engine and self.engine != engine:
             return False
-        return self.name == name or (len(self.name) >= MIN_ID_PREFIX and container_id.startswith(self.name))
+        if self.name == name or is_renamed(name, self.name):
+            return True
+        return len(self.name) >= MIN_ID_PREFIX and container_id.startswith(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +148,7 @@ class ContainerState:
 
 READ_LABELS = (
     "com.docker.compose.project",
-    "com.docker.compose.service",
+    COMPOSE_SERVICE,
     "com.docker.compose.project.working_dir",
     "io.podman.compose.project",
     "PODMAN_SYSTEMD_UNIT",

@@ -34,6 +34,7 @@ from typing import Any
 
 from gpumand.root_helpers.container_engine import ENGINE_SEC, MAX_LOG_LINES, Engine, Refused, described, log_lines
 from gpumand.root_helpers.container_engine import plain_text as text_of
+from gpumand.root_helpers.renamed_containers import SERVICE_LABEL, find_renamed
 from gpumand.root_helpers.trusted_files import DEFAULT_FILE, configuration_files, read_trusted, table
 
 DAEMON_USER = "_gpumand"
@@ -189,7 +190,16 @@ class Operations:
         return _distinct(present)
 
     def _inspect(self, engine: Engine, wanted: str) -> dict[str, Any] | None:
-        """What an engine reports of a container; None where it has none of that name. Raises Refused."""
+        """What an engine reports of a container, also of one that Compose has renamed; None without. Raises Refused."""
+        state = self._named(engine, wanted)
+        if state is not None and (state["running"] or not state["labels"].get(SERVICE_LABEL)):
+            return state
+        # Compose stops the container of that name while it creates another one, which may run under another name.
+        renamed = find_renamed(engine, wanted)
+        return renamed if renamed is not None and (state is None or renamed["running"]) else state
+
+    def _named(self, engine: Engine, wanted: str) -> dict[str, Any] | None:
+        """What an engine reports of the container of that name; None where it has none. Raises Refused."""
         try:
             answer = json.loads(engine.call("GET", f"/containers/{urllib.parse.quote(wanted)}/json"))
         except Refused as refused:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import struct
 import time
 import urllib.parse
@@ -28,6 +29,7 @@ class FakeContainer:
         restart_policy: "no", "always" …
         restarts: how often its policy has started it again.
         runs: number of its runs; ``started_at`` is derived from it.
+        created: when it was created, in seconds since 1970.
         labels, environment: as in the answer of the engine.
         ports: published ports, by port in the container.
         lines: its output.
@@ -47,6 +49,7 @@ class FakeContainer:
     restart_policy: str = "no"
     restarts: int = 0
     runs: int = 0
+    created: int = 1_800_000_000
     labels: dict[str, str] = field(default_factory=dict)
     environment: list[str] = field(default_factory=lambda: ["TOKEN=secret"])
     ports: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +84,10 @@ class FakeContainer:
         self.status, self.exit_code = "exited", exit_code
         self.stopped()
 
+    def listed(self) -> dict[str, Any]:
+        """The entry in a list of containers."""
+        return {"Id": self.id, "Names": [f"/{self.name}"], "Created": self.created, "Labels": self.labels}
+
     def described(self) -> dict[str, Any]:
         """The answer to an inspect."""
         return {
@@ -111,6 +118,7 @@ class FakeEngine:
         requests: method and path of all requests, in order.
         hangs: no request is answered.
         garbage: raw bytes that are sent instead of every answer.
+        listing: body of every list of containers instead of the right one; empty = the right one.
         status: HTTP status of every answer instead of the right one; 0 = none.
     """
 
@@ -118,7 +126,7 @@ class FakeEngine:
         self.containers = list(containers)
         self.requests: list[str] = []
         self.hangs = False
-        self.garbage = b""
+        self.garbage, self.listing = b"", b""
         self.status = 0
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.StreamWriter] = set()
@@ -142,8 +150,9 @@ class FakeEngine:
             self.requests.append(f"{method} {target}")
             if self.hangs:
                 await asyncio.Event().wait()
-            is_list = (method, target) == ("GET", "/containers/json")
-            answer = self._list() if is_list else await self._answer(method, urllib.parse.urlsplit(target))
+            url = urllib.parse.urlsplit(target)
+            is_list = (method, url.path) == ("GET", "/containers/json")
+            answer = self._list(url) if is_list else await self._answer(method, url)
             status, body = answer
             writer.write(self.garbage or _response(self.status or status, body))
             await writer.drain()
@@ -153,8 +162,13 @@ class FakeEngine:
             self._open.discard(writer)
             writer.close()
 
-    def _list(self) -> tuple[int, bytes]:
-        return 200, json.dumps([{"Id": one.id} for one in self.containers if one.running]).encode()
+    def _list(self, url: urllib.parse.SplitResult) -> tuple[int, bytes]:
+        query = urllib.parse.parse_qs(url.query)
+        filters = json.loads(query.get("filters", ["{}"])[0])
+        listed = [one for one in self.containers if one.running or "all" in query]
+        listed = [one for one in listed if all(re.search(pattern, one.name) for pattern in filters.get("name", ()))]
+        listed = [one for one in listed if all(label in one.labels for label in filters.get("label", ()))]
+        return 200, self.listing or json.dumps([one.listed() for one in listed]).encode()
 
     async def _answer(self, method: str, url: urllib.parse.SplitResult) -> tuple[int, bytes]:
         _, root, name, operation = (*url.path.split("/"), "", "", "")[:4]

@@ -149,6 +149,14 @@ def test_name_that_both_engines_have_gets_the_engine() -> None:
     assert sorted(one.reference for one in containers) == ["docker:ui", "podman:ui"]
 
 
+def test_name_that_compose_will_give_back_is_the_one_of_the_configuration() -> None:
+    labels = (("com.docker.compose.service", "ui"),)
+    assert found(state=replace(STATE, name="0123456789ab_ui", labels=labels)).reference == "ui"
+    assert found(state=replace(STATE, name="0123456789ab_ui", labels=labels)).name == "0123456789ab_ui"
+    assert found(state=replace(STATE, name="0123456789ab_ui")).reference == "0123456789ab_ui"
+    assert found(state=replace(STATE, labels=labels)).reference == "ui"
+
+
 def test_port_that_is_published_by_dnat_only_comes_with_the_drop_in(tmp_path: Path) -> None:
     state = replace(STATE, engine="podman", addresses=("10.88.0.5",))
     text = text_of(found(state=state), ports=())

@@ -40,6 +40,12 @@ def test_other_texts_are_refused(text: str) -> None:
         (ID, "docker", "other", True),
         (ID[:11], "docker", "other", False),
         (f"{ID}0", "docker", "other", False),
+        ("comfyui", "docker", "0123456789ab_comfyui", True),
+        ("comfyui", "docker", "0123456789ab_cccccccccccc_comfyui", True),
+        ("podman:comfyui", "docker", "0123456789ab_comfyui", False),
+        ("comfyui", "docker", "0123456789ab-comfyui", False),
+        ("comfyui", "docker", "old_comfyui", False),
+        ("0123456789ab_comfyui", "docker", "comfyui", False),
     ],
 )
 def test_name_or_long_id_prefix_selects_a_container(text: str, engine: str, name: str, matches: bool) -> None:

@@ -30,6 +30,21 @@ async def test_container_that_the_engine_knows_by_name(host: Host) -> None:
     assert process.container == "comfyui"
 
 
+async def test_container_that_compose_has_renamed_stays_attributed(host: Host) -> None:
+    host.proc.add(GPU_PID, f"/system.slice/docker-{ID}.scope")
+    host.engine.states = [docker(name="0123456789ab_comfyui")]
+    host.configure(comfyui={"container": "comfyui"})
+    assert await host.consumers() == ["comfyui"]
+
+
+async def test_renamed_container_of_podman_is_found_without_its_engine(host: Host) -> None:
+    host.engine.failure = ContainerFailed("no engine", "unavailable")
+    host.proc.add(400, f"/machine.slice/libpod-conmon-{ID}.scope", command=f"conmon -c {ID} -n 0123456789ab_comfyui")
+    host.proc.add(GPU_PID, f"/machine.slice/libpod-{ID}.scope/container", parent=400)
+    host.configure(comfyui={"container": "comfyui"})
+    assert await host.consumers() == ["comfyui"]
+
+
 async def test_restarted_container_has_another_id_and_stays_attributed(host: Host) -> None:
     host.proc.add(GPU_PID, f"/system.slice/docker-{ID}.scope")
     host.engine.states = [docker()]
