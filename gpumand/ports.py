@@ -110,6 +110,13 @@ class Driver(Protocol):
     async def release_driver(self) -> None:
         """Close the driver; the next reading opens it again. Raises DriverHangs."""
 
+    def rest_driver(self, *, resting: bool) -> None:
+        """While it rests, readings of all devices have the last samples of its devices and do not open the driver.
+
+        A reading that names devices of the driver reads them all the same, and so does one on a host without other
+        devices.
+        """
+
     async def power(self) -> DriverPower:
         """The power states of its cards. Never wakes a card, and never raises."""
 
@@ -129,6 +136,9 @@ class NoDriver:
     """A source without a driver that could be closed."""
 
     async def release_driver(self) -> None:
+        """Do nothing."""
+
+    def rest_driver(self, *, resting: bool) -> None:
         """Do nothing."""
 
     async def power(self) -> DriverPower:

@@ -172,7 +172,7 @@ class Arbiter:
     async def _acquire(
         self, owner: Owner, consumer: str, options: AcquireOptions, *, is_reservation: bool = False
     ) -> Grant:
-        self.driver_use.note_request()
+        self.driver_use.note_request(consumer, options.device)
         await self._read_if_never_read()
         if self.learning.is_unknown(consumer):
             await self.learning.restore_if_unknown(consumer)
@@ -284,7 +284,7 @@ class Arbiter:
 
     async def plan(self, owner: Owner, consumer: str, options: AcquireOptions) -> PlanReport:
         """What Acquire would do now; see ``Plans.plan``."""
-        self.driver_use.note_request()
+        self.driver_use.note_request(consumer, options.device)
         await self._read_if_never_read()
         return await self._plans.plan(owner, consumer, options)
 
@@ -296,7 +296,7 @@ class Arbiter:
 
     async def load(self, consumer: str, device: str, timeout_sec: float) -> ManualResult:
         """Load a consumer without granting a lease. Raises the errors of Acquire."""
-        self.driver_use.note_request()
+        self.driver_use.note_request(consumer, device)
         await self._read_if_never_read()
         await self.learning.restore_if_unknown(consumer)
         return await self._manual_loads.load(consumer, device, timeout_sec)
@@ -313,7 +313,7 @@ class Arbiter:
         Raises:
             Busy (leased, pinned or busy without force), TimedOut, EvictionFailed, InvalidArgs, ShuttingDown.
         """
-        self.driver_use.note_request()
+        self.driver_use.note_request(consumer)
         self._admission.check_callable(consumer)
         return await self.manual.evict(consumer, force=force, timeout_sec=timeout_sec, method=method)
 
@@ -335,6 +335,7 @@ class Arbiter:
 
     async def reload(self) -> None:
         """Reload the configuration; leases stay active. Raises ConfigInvalid, and then nothing changes."""
+        self.driver_use.note_request()
         await self._reloading.reload()
 
     # -- observations --------------------------------------------------------------------------------------------

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from gpumand.arbiter.driver_use import WITHOUT_VRAM
 from gpumand.arbiter.scheduler import Scheduler
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.timeouts import finished_within
 from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.device import ProcessUse
+from gpumand.domain.driver_need import WITHOUT_VRAM
 from gpumand.domain.driver_power import DriverState
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import Busy, DeviceUnavailable, TimedOut

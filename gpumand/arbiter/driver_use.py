@@ -2,27 +2,33 @@
 
 An open driver keeps a card awake, which costs a laptop hours of battery. So the driver is closed where no consumer is
 configured, and where nothing was requested for a while and the card could sleep. A card that sleeps is never woken for
-a reading that no request needs: ``power/runtime_status`` is looked at first.
+a reading that no request needs: ``power/runtime_status`` is looked at first. On a host with other devices beside those
+of the driver, it is also closed while only the others are in use.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sized
+from collections.abc import Iterable, Sized
+from typing import Protocol
 
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.waiting_request import WaitingRequest
+from gpumand.domain import driver_need
+from gpumand.domain.device import Devices
+from gpumand.domain.driver_need import WITHOUT_VRAM
 from gpumand.domain.driver_power import DriverPower, DriverState
-from gpumand.domain.residency_states import Residency
+from gpumand.domain.errors import GpumandError
 from gpumand.ports import Driver, DriverHangs
 
 log = logging.getLogger(__name__)
 
-WITHOUT_VRAM = frozenset({Residency.UNLOADED, Residency.FAILED, Residency.UNKNOWN})
-"""Residencies of consumers that keep no card awake. A card with a consumer of unknown residency may sleep: it then
-holds no memory of it."""
-
 POWER_SEC = 10.0
 """Seconds between looks at the power states of the cards."""
+
+
+class WaitingRequests(Sized, Iterable[WaitingRequest], Protocol):
+    """The waiting requests."""
 
 
 class DriverUse:
@@ -34,14 +40,34 @@ class DriverUse:
         driver: the driver.
     """
 
-    def __init__(self, state: ArbiterState, queue: Sized, driver: Driver) -> None:
+    def __init__(self, state: ArbiterState, queue: WaitingRequests, driver: Driver) -> None:
         self._state, self._queue, self._driver = state, queue, driver
-        self._asked_at = state.clock.monotonic()
+        self._asked_at = self._driver_asked_at = state.clock.monotonic()
         self._power_at = float("-inf")
+        state.driver_rests = self.rests_for_others
 
-    def note_request(self) -> None:
-        """Note that a client has requested something that may need readings."""
+    def note_request(self, consumer: str = "", device: str = "") -> None:
+        """Note that a client has requested something that may need readings.
+
+        Args:
+            consumer: the consumer that it concerns; "" = any.
+            device: the devices that the request names.
+        """
         self._asked_at = self._state.clock.monotonic()
+        devices = driver_need.kept_awake(self._state.ledger.devices)
+        if not devices or self._may_use(consumer, device, devices):
+            self._driver_asked_at = self._asked_at
+            self._wake()
+
+    def rests_for_others(self) -> bool:
+        """Whether readings leave out the devices of the driver, since only other devices are in use.
+
+        It is asked before each reading, so that the devices are read as soon as anything needs them.
+        """
+        if self._state.resting_devices and self._needs_driver(self._state.resting_devices):
+            self._driver_asked_at = self._state.clock.monotonic()
+            self._wake()
+        return bool(self._state.resting_devices)
 
     @property
     def is_open(self) -> bool:
@@ -56,6 +82,7 @@ class DriverUse:
     async def sample(self) -> bool:
         """Take the reading of an interval, unless the driver is released or rests; returns whether it was taken."""
         if not await self._should_rest():
+            await self._rest_for_others()
             await self._state.sample()
             return self._state.driver_state is DriverState.OPEN
         if self._state.driver_state is DriverState.OPEN:
@@ -103,6 +130,58 @@ class DriverUse:
         return bool(self._queue or ledger.jobs or ledger.leases) or any(
             one.residency not in WITHOUT_VRAM for one in consumers
         )
+
+    def _may_use(self, consumer: str, device: str, devices: Devices) -> bool:
+        """Whether a request may lead to any of these devices."""
+        try:
+            requested = self._state.ledger.resolve_devices(device)
+        except GpumandError:
+            return True
+        return driver_need.may_use(self._state.view(), consumer, requested, devices)
+
+    def _needs_driver(self, devices: Devices) -> bool:
+        requests = ((entry.request.consumer, entry.devices) for entry in self._queue)
+        return driver_need.is_needed(self._state.view(), self._state.ledger.leases.values(), requests, devices)
+
+    def _wake(self) -> None:
+        resting, self._state.resting_devices = self._state.resting_devices, ()
+        if resting:
+            log.info("the GPU driver is used again")
+            self._driver.rest_driver(resting=False)
+            # Readings since then do not show its devices, so that no request may be decided on them.
+            self._state.sampled_at = min(self._state.device(index).taken_at for index in resting)
+
+    async def _rest_for_others(self) -> None:
+        """Close the driver where its cards could sleep, nothing needs them, and other devices are in use."""
+        if self._state.resting_devices:
+            await self._power()  # for the status
+        elif devices := self._unneeded():
+            power = await self._power()
+            # During the await a request may have arrived.
+            if power.can_sleep and self.is_open and devices == self._unneeded():
+                await self._close_for_others(devices)
+
+    def _unneeded(self) -> Devices:
+        """The devices of the driver if nothing has needed them for a while, and there are others; else ()."""
+        rest_after_sec = self._state.settings.gpu.idle_release_sec
+        devices = driver_need.kept_awake(self._state.ledger.devices)
+        is_idle = self._state.clock.monotonic() - self._driver_asked_at >= rest_after_sec > 0
+        return devices if devices and is_idle and not self._needs_driver(devices) else ()
+
+    async def _close_for_others(self, devices: Devices) -> None:
+        self._state.resting_devices = devices
+        self._driver.rest_driver(resting=True)
+        await self._state.readings.ended()  # one that is running would open the driver again
+        if self._state.resting_devices != devices:
+            return
+        try:
+            await self._driver.release_driver()
+        except DriverHangs as hang:
+            log.info("the driver cannot be closed while only other devices are in use: %s", hang)
+            self._driver_asked_at = self._state.clock.monotonic()
+            self._wake()
+            return
+        log.info("the GPU driver is closed: only other devices are in use. A request for its devices opens it again")
 
     async def _rest(self) -> None:
         self._state.driver_state = DriverState.RESTING

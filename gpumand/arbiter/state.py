@@ -57,6 +57,8 @@ class ArbiterState:
         stats: counters since the daemon started.
         driver_state: whether readings are taken.
         driver_power: power states of the driver's cards, when they were last looked at.
+        driver_rests: asked before each reading, whether it leaves out the devices of the driver.
+        resting_devices: the devices that readings leave out, since only others are in use.
         readings: the readings that are running.
         sampled_at: when the newest reading was taken, in monotonic seconds.
         source_error: why the last reading failed, "" when it did not.
@@ -85,6 +87,8 @@ class ArbiterState:
         self.publish = publish
         self.stats = Stats()
         self.driver_state, self.driver_power = DriverState.OPEN, NO_POWER
+        self.driver_rests: Callable[[], bool] = lambda: False
+        self.resting_devices: Devices = ()
         self.readings = RunningReadings()
         self.sampled_at = float("-inf")
         self.source_error = ""
@@ -183,8 +187,11 @@ class ArbiterState:
         self.driver_state = DriverState.OPEN
         self._holders.follow(self._reservation_holders())
         only = only if set(only) < set(self.ledger.devices) else ()
+        rested = self.driver_rests()
         with self.readings.one():
             reading = await self._source.read(only)
+        if rested and not self.driver_rests() and not only:
+            return  # a request has come for devices that this reading does not show as they are now
         self.store_reading(reading, is_partial=bool(only) and not reading.error)
 
     def _reservation_holders(self) -> dict[str, Holder]:
@@ -258,7 +265,7 @@ class ArbiterState:
 
     def is_asleep(self, sample: Sample) -> bool:
         """Whether a card is suspended: by its sample, or, while its driver is closed, by the kernel."""
-        is_resting = self.driver_state is DriverState.RESTING
+        is_resting = self.driver_state is DriverState.RESTING or sample.index in self.resting_devices
         return sample.asleep or (is_resting and self.driver_power.is_suspended(sample.aliases))
 
     def set_driver_power(self, power: DriverPower) -> None:

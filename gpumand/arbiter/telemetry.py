@@ -15,7 +15,8 @@ ASLEEP = "asleep"
 def record(state: ArbiterState) -> None:
     """Add the newest reading to the history. Called once for each sample interval."""
     samples = state.ledger.devices
-    devices = {index: DevicePoint(sample.used_mib, sample.telemetry) for index, sample in samples.items()}
+    read = {index: sample for index, sample in samples.items() if index not in state.resting_devices}
+    devices = {index: DevicePoint(sample.used_mib, sample.telemetry) for index, sample in read.items()}
     held = {
         name: _held_mib(name, samples.values())
         for name, consumer in state.ledger.consumers.items()
@@ -33,7 +34,8 @@ def _held_mib(name: str, samples: Iterable[Sample]) -> int | None:
 
 def current_telemetry(state: ArbiterState, sample: Sample) -> Telemetry:
     """The telemetry of a device, while readings are taken. Older values say nothing about now."""
-    return sample.telemetry if state.driver_state is DriverState.OPEN else NO_TELEMETRY
+    is_read = state.driver_state is DriverState.OPEN and sample.index not in state.resting_devices
+    return sample.telemetry if is_read else NO_TELEMETRY
 
 
 def driver_state_of(state: ArbiterState) -> str:

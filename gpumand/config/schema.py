@@ -182,9 +182,10 @@ class GpuTable:
     idle_release_sec: float = key(
         Seconds(0, MAX_SEC),
         "Idle time after which gpumand closes the NVIDIA driver, so that a card with runtime power management can "
-        "sleep: time without a request while no consumer is in VRAM. Without any consumer, the driver is closed for "
-        "every kind of card. The next request opens it. A sleeping card is never woken for a reading that no request "
-        "needs. 0 keeps the driver open.",
+        "sleep: time without a request while no consumer is in VRAM. Consumers that can only use another GPU, such as "
+        "the integrated one, do not count. Without any consumer, the driver is closed for every kind of card. The next "
+        "request opens it. A sleeping card is never woken for a reading that no request needs. 0 keeps the driver "
+        "open.",
         default=default_of(GpuSettings, "idle_release_sec"),
         unit="s",
     )

@@ -43,6 +43,7 @@ class FakeVram:
         power_state: power states of the cards, as the kernel would report them.
         is_open: whether the driver is open, as it is from a reading until ``release_driver``.
         releases: number of calls of ``release_driver``.
+        is_resting: whether readings of all devices leave out those of the driver.
         release_error: why the driver cannot be released; "" = it can.
         telemetry: telemetry of device 0.
         power_looks: number of calls of ``power``.
@@ -75,6 +76,7 @@ class FakeVram:
         self._devices = [_Device(total) for total in total_mib or (24564,)]
         self._held: list[_Held] = []
         self._error = ""
+        self.is_resting, self._last = False, dict[int, Sample]()
         self._hang_sec: float | None = None
         self.ancestors_of: dict[int, tuple[int, ...]] = {}
 
@@ -176,14 +178,27 @@ class FakeVram:
     async def read(self, only: Devices = ()) -> Reading:
         """See VramSource."""
         self.reads += 1
-        self.is_open = True
+        is_left_out = self.is_resting and not only and bool(self._last)
         indices = [index for index in range(len(self._devices)) if not only or index in only]
+        indices = [index for index in indices if not (is_left_out and self._has_driver(index))]
+        self.is_open = self.is_open or any(map(self._has_driver, indices))
         self.device_reads.update(indices)
         begun, begun_usec = self._clock.monotonic(), self._clock.realtime_usec()
         await self._take_time()
         error = "nvml-hangs: a driver call has not returned" if self._hang_sec is not None else self._error
         samples = (self._sample(index, error) for index in indices)
-        return Reading(tuple(replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples), error)
+        read = {one.index: replace(one, taken_at=begun, sampled_usec=begun_usec) for one in samples}
+        self._last |= read
+        shown = self._last if is_left_out else read
+        return Reading(tuple(shown[index] for index in sorted(shown)), error)
+
+    def _has_driver(self, index: int) -> bool:
+        """Whether a device keeps a driver open; where no source is set, all of them do."""
+        return str(self._devices[index].properties.get("source", "nvml")) == "nvml"
+
+    def rest_driver(self, *, resting: bool) -> None:
+        """See Driver."""
+        self.is_resting = resting
 
     async def release_driver(self) -> None:
         """See Driver."""

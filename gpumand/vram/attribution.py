@@ -171,6 +171,11 @@ class AttributedSource:
         if isinstance(self._source, Driver):
             await self._source.release_driver()
 
+    def rest_driver(self, *, resting: bool) -> None:
+        """Read only the other devices for now; see Driver."""
+        if isinstance(self._source, Driver):
+            self._source.rest_driver(resting=resting)
+
     async def power(self) -> DriverPower:
         """The power states of the driver's cards; see Driver."""
         return await self._source.power() if isinstance(self._source, Driver) else NO_POWER

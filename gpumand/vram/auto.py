@@ -96,6 +96,10 @@ class AutoSource:
         """Close the drivers that are kept open; see Driver. Raises DriverHangs."""
         await self._several.release_driver()
 
+    def rest_driver(self, *, resting: bool) -> None:
+        """Read only the other devices for now; see Driver."""
+        self._several.rest_driver(resting=resting)
+
     async def power(self) -> DriverPower:
         """The power states of the cards of the drivers that are kept open; see Driver."""
         await self._search()  # before the first reading, which could wake a card

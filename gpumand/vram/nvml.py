@@ -325,6 +325,9 @@ class NvmlSource:
         except ThreadClosed:
             log.debug("the library's thread is closed already")
 
+    def rest_driver(self, *, resting: bool) -> None:
+        """Do nothing: it has no other devices; see Driver."""
+
     async def power(self) -> DriverPower:
         """The power state of the cards, read in a thread of its own; see Driver."""
         return await asyncio.to_thread(read_power, below(self._root, NVIDIA))

@@ -26,13 +26,16 @@ class SeveralSources:
         """
         self.name = ""
         self.sources: tuple[VramSource, ...] = ()
+        self._rests, self._last = False, dict[int, list[Sample]]()
         self.use(sources)
         self._clock = clock
         self._options = options
 
     def use(self, sources: Sequence[VramSource]) -> None:
         """Use these sources from now on; those that were used before are not closed."""
-        self.sources = tuple(sources)
+        former, self.sources = self.sources, tuple(sources)
+        same = {place for place, (one, other) in enumerate(zip(former, self.sources, strict=False)) if one is other}
+        self._last = {place: samples for place, samples in self._last.items() if place in same}
         self.name = ",".join(source.name for source in self.sources)
 
     @property
@@ -53,18 +56,23 @@ class SeveralSources:
     async def read(self, only: Devices = ()) -> Reading:
         """Read the sources at once; the error of one of them is that of its devices only. See VramSource.
 
-        With ``only``, sources without any of these devices are not read.
+        With ``only``, sources without any of these devices are not read. Without, a driver that rests is not.
         """
         chosen = [(place, source, _own(place, only)) for place, source in enumerate(self.sources)]
         if only:
             chosen = [one for one in chosen if one[2]] or chosen
+        resting = () if only else self._resting()
+        chosen = [one for one in chosen if one[0] not in resting]
         readings = await _read_all([(source, own) for _, source, own in chosen])
         any_device = any(reading.devices for reading in readings)
-        samples = [
-            sample
+        by_place = {
+            place: list(self._placed(place, source, reading, any_device))
             for (place, source, _), reading in zip(chosen, readings, strict=True)
-            for sample in self._placed(place, source, reading, any_device)
-        ]
+        }
+        if not only:
+            self._last |= by_place
+        by_place |= {place: self._last.get(place, []) for place in resting}
+        samples = [sample for place in sorted(by_place) for sample in by_place[place]]
         kept = tuple(one for one in samples if not options_of((one.uuid, *one.aliases), self._options).ignore)
         errors = [reading.error for reading in readings]
         is_complete = len(chosen) == len(self.sources)
@@ -77,6 +85,15 @@ class SeveralSources:
         for source in self.sources:
             if isinstance(source, Driver):
                 await source.release_driver()
+
+    def rest_driver(self, *, resting: bool) -> None:
+        """Read only the other devices for now; see Driver."""
+        self._rests = resting
+
+    def _resting(self) -> tuple[int, ...]:
+        """The places of the sources whose driver rests: their last samples are known, and there are others to read."""
+        kept = [place for place, one in enumerate(self.sources) if isinstance(one, Driver) and self._last.get(place)]
+        return tuple(kept) if self._rests and len(kept) < len(self.sources) else ()
 
     async def power(self) -> DriverPower:
         """The power states of the cards of the drivers that are kept open; see Driver."""

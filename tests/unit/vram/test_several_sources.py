@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpumand.domain.device import Reading, default_devices
+from gpumand.domain.device import Reading, Sample, default_devices
+from gpumand.domain.driver_power import NO_POWER, DriverPower
 from gpumand.domain.gpu_settings import DeviceOptions
 from gpumand.domain.unread_devices import Access, access
 from gpumand.ports import Retrying
@@ -15,7 +16,22 @@ from gpumand.testing.host_tree import HostTree, mixed_igpu, rx7900xtx
 from gpumand.vram.amdgpu import AmdgpuSource
 from gpumand.vram.nvml import NvmlSource
 from gpumand.vram.several import SeveralSources
-from tests.unit.vram.scripted_source import RTX, nvml
+from tests.unit.vram.scripted_source import RTX, ScriptedSource, nvml
+
+
+class ScriptedDriver(ScriptedSource):
+    """A source that keeps a driver open."""
+
+    released = 0
+
+    async def release_driver(self) -> None:
+        self.released += 1
+
+    def rest_driver(self, *, resting: bool) -> None:
+        raise AssertionError("its readings are left out by others")
+
+    async def power(self) -> DriverPower:
+        return NO_POWER
 
 
 @pytest.fixture
@@ -102,6 +118,60 @@ async def test_a_reading_of_some_devices_reads_only_their_sources() -> None:
     assert (other.only, one.reads, other.reads) == ((3,), 1, 1)
     # The sources that were not read may work.
     assert (reading.error, reading.devices) == ("", ())
+
+
+BESIDE = Sample(0, "PCI-0000:0c:00.0", "iGPU", "amdgpu", 32000, 500, 31500, integrated=True)
+
+
+async def test_a_driver_that_rests_is_not_read_and_its_devices_stay_listed() -> None:
+    driver, other = ScriptedDriver("nvml", Reading((RTX,))), ScriptedSource("amdgpu", Reading((BESIDE,)))
+    source = SeveralSources([driver, other], FakeClock())
+    source.rest_driver(resting=True)
+    await source.read()
+    assert (driver.reads, other.reads) == (1, 1), "devices that are not known yet are read"
+
+    other.reading = Reading((replace(BESIDE, used_mib=9000),))
+    reading = await source.read()
+    assert [(one.index, one.used_mib) for one in reading.devices] == [(0, 564), (10000, 9000)]
+    assert (driver.reads, other.reads) == (1, 2)
+
+    await source.read((0,))
+    assert driver.reads == 2, "a reading that names the device reads it"
+    source.rest_driver(resting=False)
+    await source.read()
+    assert driver.reads == 3
+
+
+async def test_a_failure_beside_a_driver_that_rests_is_that_of_its_devices() -> None:
+    driver, other = ScriptedDriver("nvml", Reading((RTX,))), ScriptedSource("amdgpu", Reading((BESIDE,)))
+    source = SeveralSources([driver, other], FakeClock())
+    await source.read()
+    source.rest_driver(resting=True)
+    failed = replace(BESIDE, error="amdgpu-hangs: 5 s", used_mib=None, free_mib=None)
+    other.reading = Reading((failed,), error="amdgpu-hangs: 5 s")
+    reading = await source.read()
+    assert [(one.index, one.error) for one in reading.devices] == [(0, ""), (10000, "amdgpu-hangs: 5 s")]
+    assert reading.error == ""
+
+
+async def test_a_driver_without_other_devices_is_always_read() -> None:
+    driver = ScriptedDriver("nvml", Reading((RTX,)))
+    source = SeveralSources([driver], FakeClock())
+    source.rest_driver(resting=True)
+    await source.read()
+    await source.read()
+    assert driver.reads == 2
+
+
+async def test_a_source_that_is_found_later_does_not_open_a_driver_that_rests() -> None:
+    driver, other = ScriptedDriver("nvml", Reading((RTX,))), ScriptedSource("amdgpu", Reading((BESIDE,)))
+    source = SeveralSources([driver, other], FakeClock())
+    await source.read()
+    source.rest_driver(resting=True)
+    source.use([driver, other, ScriptedSource("xe", Reading((replace(BESIDE, uuid="PCI-2"),)))])
+    reading = await source.read()
+    assert [one.index for one in reading.devices] == [0, 10000, 20000]
+    assert driver.reads == 1
 
 
 async def test_ignored_devices_are_not_listed(tree: HostTree) -> None:
