@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,15 @@ from gpumand.bus.connection import BusConnection
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.swap_undo.record import (
+    RECORD,
+    DropIn,
+    ListenerTable,
+    MovedService,
+    UrlLine,
+    read_record,
+    write_record,
+)
 from gpumand.config import DEFAULT_FILE, DEFAULT_FOLDER, load
 from gpumand.config.files import config_files, list_toml_files, read
 from gpumand.config.presets import Preset, preset
@@ -46,6 +55,9 @@ class Proposal:
         files: new content of each file that is written.
         url_files: the file with the url of each consumer.
         manual_edits: what could not be prepared as a file, one line each.
+        moves: what is written for each service, for its way back.
+        record: where that is recorded.
+        enabled: units of the gateway that will be enabled for it.
     """
 
     swaps: list[Swap]
@@ -53,6 +65,9 @@ class Proposal:
     files: dict[Path, str] = field(default_factory=dict)
     url_files: dict[str, Path] = field(default_factory=dict)
     manual_edits: list[str] = field(default_factory=list)
+    moves: list[MovedService] = field(default_factory=list)
+    record: Path = RECORD
+    enabled: tuple[str, ...] = ()
 
     @property
     def ready(self) -> list[Swap]:
@@ -68,11 +83,13 @@ class Places:
         config: gpumand's configuration, a file or a folder; None = the files in /etc/gpumand that the daemon reads.
         gateway: the gateway's configuration.
         units: folder of the units' drop-ins.
+        record: the record of what was moved.
     """
 
     config: Path | None = None
     gateway: Path = gateway_config.DEFAULT_FILE
     units: Path = UNIT_FOLDER
+    record: Path = RECORD
 
 
 async def propose(bus_address: str, places: Places) -> Proposal:
@@ -115,14 +132,26 @@ def without(proposal: Proposal, left_out: Collection[str], places: Places) -> Pr
 
 def apply(proposal: Proposal) -> None:
     """Write the files; each is replaced as a whole. Raises Failure."""
+    _record(proposal)
     for path, text in proposal.files.items():
         try:
-            _replace(path, text)
+            replace_file(path, text)
         except OSError as error:
             written = [str(one) for one in proposal.files if one != path and _has(one, proposal.files[one])]
             done = f" Already written: {', '.join(written)}." if written else ""
             what = f"cannot write {path}: {error.strerror}.{done} Run it as root: sudo gpumanctl init --gateway --yes"
             raise Failure(ExitCode.FAILURE, what) from None
+
+
+def _record(proposal: Proposal) -> None:
+    """Record the moves before the files are written, so that a part of them can be undone too."""
+    if not proposal.moves:
+        return
+    try:
+        write_record(proposal.record, read_record(proposal.record).with_moves(proposal.moves, proposal.enabled))
+    except OSError as error:
+        what = f"cannot write {proposal.record}: {error.strerror}. Run it as root: sudo gpumanctl init --gateway --yes"
+        raise Failure(ExitCode.FAILURE, what) from None
 
 
 def _is_loopback(text: str) -> bool:
@@ -161,11 +190,11 @@ def _offered(settings: gateway_config.GatewaySettings) -> dict[str, list[int]]:
 
 def _presets(config: Path | None) -> dict[str, Preset]:
     """The preset of each consumer that uses one."""
-    names = {name: table.get("preset", "") for _, tables in _documents(config) for name, table in tables.items()}
+    names = {name: table.get("preset", "") for _, tables in documents(config) for name, table in tables.items()}
     return {name: preset(used) for name, used in names.items() if used}
 
 
-def _documents(config: Path | None) -> Iterable[tuple[Path, Mapping[str, Any]]]:
+def documents(config: Path | None) -> Iterable[tuple[Path, Mapping[str, Any]]]:
     """Each file of the configuration with its tables of consumers."""
     problems = ProblemList()
     files = [DEFAULT_FILE, *list_toml_files(DEFAULT_FOLDER, problems, optional=True)]
@@ -220,14 +249,31 @@ def _argv(starts: Any) -> tuple[str, ...]:
 
 
 def _prepare(proposal: Proposal, places: Places) -> None:
-    """Fill in the files of all changes that need no person."""
-    for swap in proposal.swaps:
+    """Fill in the files of all changes that need no person, and the record of each."""
+    proposal.record = places.record
+    made = {one.consumer: MovedService(one.consumer, one.unit, one.old_port, one.new_port) for one in proposal.ready}
+    for swap in proposal.ready:
         if swap.drop_in:
-            proposal.files[places.units / f"{swap.unit}.d" / DROP_IN] = f"{_way_back(swap)}\n{swap.drop_in}"
-            _prepare_url(proposal, places.config, swap)
+            drop_in = _drop_in(places.units / f"{swap.unit}.d" / DROP_IN, f"{_way_back(swap)}\n{swap.drop_in}")
+            proposal.files[Path(drop_in.path)] = drop_in.written
+            url = _prepare_url(proposal, places.config, swap)
+            made[swap.consumer] = replace(made[swap.consumer], drop_in=drop_in, url=url)
     if proposal.ready:
-        before = places.gateway.read_text(encoding="utf-8") if places.gateway.exists() else ""
-        proposal.files[places.gateway] = _with_listeners(before, proposal.ready)
+        is_new = not places.gateway.exists()
+        text = "" if is_new else places.gateway.read_text(encoding="utf-8")
+        for swap in proposal.ready:
+            added = listener_text(text, swap)
+            table = ListenerTable(str(places.gateway), added, swap.old_port, made_file=is_new)
+            made[swap.consumer] = replace(made[swap.consumer], listener=table)
+            text += added
+        proposal.files[places.gateway] = text
+    proposal.moves = list(made.values())
+
+
+def _drop_in(path: Path, text: str) -> DropIn:
+    """A drop-in, and the file that it replaces."""
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    return DropIn(str(path), text, before, made_folder=not path.parent.exists())
 
 
 def _way_back(swap: Swap) -> str:
@@ -235,26 +281,37 @@ def _way_back(swap: Swap) -> str:
     return f'{WAY_BACK}in /etc/gpumand, [consumers.{toml_key(swap.consumer)}]: url = "http://127.0.0.1:{swap.old_port}"'
 
 
-def _prepare_url(proposal: Proposal, config: Path | None, swap: Swap) -> None:
-    for path, tables in _documents(config):
+def _prepare_url(proposal: Proposal, config: Path | None, swap: Swap) -> UrlLine | None:
+    """Change the url of a consumer. Returns the line for the record; None if a person has to change it."""
+    for path, tables in documents(config):
         if swap.consumer not in tables:
             continue
         try:
             text = proposal.files.get(path) or path.read_text(encoding="utf-8")
             proposal.files[path] = with_url(text, swap.consumer, swap.url)
             proposal.url_files[swap.consumer] = path
+            return UrlLine(str(path), *changed_line(text, proposal.files[path]))
         except CannotEdit as error:
             text = f'{path}: {error}. Set there, for the consumer {swap.consumer}: url = "{swap.url}"'
             proposal.manual_edits.append(text)
+    return None
 
 
-def _with_listeners(before: str, swaps: Iterable[Swap]) -> str:
-    tables = [f'[gateway.listeners.{toml_key(one.consumer)}]\nlisten = "127.0.0.1:{one.old_port}"\n' for one in swaps]
-    return "\n".join(([before.rstrip("\n") + "\n"] if before.strip() else []) + tables)
+def changed_line(before: str, after: str) -> tuple[str, str | None]:
+    """The line that was written, and the line that it replaced; None if it was added."""
+    old, new = before.split("\n"), after.split("\n")
+    index = next((number for number, line in enumerate(new) if old[number : number + 1] != [line]), 0)
+    return new[index], None if len(new) > len(old) else old[index]
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace a file as a whole, with the mode and the owner that it has."""
+def listener_text(before: str, swap: Swap) -> str:
+    """What is added to the configuration of the gateway; nothing that is there changes, so that it can be taken out."""
+    gap = "" if not before else "\n" if before.endswith("\n") else "\n\n"
+    return f'{gap}[gateway.listeners.{toml_key(swap.consumer)}]\nlisten = "127.0.0.1:{swap.old_port}"\n'
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace a file as a whole, with the mode and the owner that it has. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path = path.resolve()
 

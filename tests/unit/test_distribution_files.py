@@ -120,10 +120,27 @@ def test_the_removed_gateway_names_the_services_that_it_has_moved(tmp_path: Path
     done = subprocess.run(
         script, env={"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    assert (f"\n  {drop_in}\n" in done.stderr, "daemon-reload" in done.stderr) == (moved, moved)
+    assert (f"\n  {drop_in}\n" in done.stderr, "\n  sudo gpumanctl init --undo\n" in done.stderr) == (moved, moved)
     assert ('    in /etc/gpumand, [consumers.ollama]: url = "http://127.0.0.1:11434"\n' in done.stderr) is moved
     assert ("gpumanctl disconnect" in done.stderr) is moved
     assert drop_in.exists() is moved
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_the_removed_daemon_prints_commands_that_work_without_it(tmp_path: Path, moved: bool) -> None:
+    folder = tmp_path / "etc/systemd/system"
+    folder.mkdir(parents=True)
+    drop_ins = [folder / f"{name}.service.d/gpumand-gateway.conf" for name in ("comfyui", "ollama")] if moved else []
+    for drop_in in drop_ins:
+        drop_in.parent.mkdir()
+        drop_in.touch()
+    script = ["sh", str(ROOT / "debian/gpumand.postrm"), "remove"]
+    environ = {"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=True)
+    printed = [line for line in done.stderr.splitlines() if line.startswith("  ")]
+    remove = f"  sudo rm {' '.join(map(str, drop_ins))}"
+    restart = ["  sudo systemctl daemon-reload", "  sudo systemctl try-restart comfyui.service ollama.service"]
+    assert printed == ([remove, *restart] if moved else [])
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

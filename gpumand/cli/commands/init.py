@@ -24,7 +24,9 @@ STDOUT = "-"
 
 @click.command(cls=Command)
 @click.option("-o", "--output", metavar="FILE", default=STDOUT, help="Output file. Default: standard output (-).")
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option(
+    "--force", is_flag=True, help="Overwrite an existing file; with --undo, also restart services that are in use."
+)
 @click.option(
     "--probe/--no-probe",
     default=None,
@@ -41,11 +43,27 @@ STDOUT = "-"
     is_flag=True,
     help="Propose instead the swap of ports by which the configured services get behind gpumand-gateway.",
 )
-@click.option("--yes", is_flag=True, help="With --gateway: write the proposed files. Nothing is started or restarted.")
+@click.option(
+    "--undo",
+    is_flag=True,
+    help="Move the services back to their ports, as they were before the gateway. It asks first.",
+)
+@click.option("--dry-run", is_flag=True, help="With --gateway or --undo: print what would be done, and do nothing.")
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="With --gateway: write the proposed files; nothing is started or restarted. With --undo: ask nothing.",
+)
 @click.pass_context
 def init(
-    ctx: click.Context, output: str, force: bool, probe: bool | None, source: str, gateway: bool, yes: bool
-) -> None:
+    ctx: click.Context,
+    /,
+    output: str,
+    force: bool,
+    probe: bool | None,
+    source: str,
+    **swap: bool,
+) -> int | None:
     """Generate a configuration from the running services.
 
     Scans the running units, the open TCP ports and the processes that hold VRAM, asks recognised servers for their
@@ -53,12 +71,16 @@ def init(
     only guessed is a comment. Run it as root to identify the processes behind all ports. Needs no running gpumand.
 
     With --gateway, each configured service moves to another port, by a drop-in of its unit, and the gateway listens at
-    the old one, so that its clients need not be changed.
+    the old one, so that its clients need not be changed. --undo takes that back, also what gpumanctl setup has moved:
+    files get their former content, and services that run are restarted. Lines that were edited since are not touched,
+    and services that are leased or at work stay until they are idle. It can be repeated after an interruption.
     """
-    if gateway:
-        return _swap_ports(ctx, yes)
-    if yes:
-        raise click.UsageError("--yes needs --gateway; without it, init writes only the file of --output")
+    if swap["gateway"] or swap["undo"]:
+        return _swap(ctx, is_forced=force, **swap)
+    if swap["yes"] or swap["dry_run"]:
+        option = "--yes" if swap["yes"] else "--dry-run"
+        what = "without them, init writes only the file of --output"
+        raise click.UsageError(f"{option} needs --gateway or --undo; {what}")
     if output != STDOUT and not force and os.path.lexists(output):
         raise Failure(ExitCode.FAILURE, f"{output} exists already. Overwrite it with --force, or choose another file")
     options = global_options(ctx)
@@ -79,6 +101,21 @@ def init(
         line = f"{output}: {what}. Check it with: gpumanctl config-check {output}"
         print(line, file=sys.stderr)
     return None
+
+
+def _swap(ctx: click.Context, *, gateway: bool, undo: bool, yes: bool, dry_run: bool, is_forced: bool) -> int:
+    """``init --gateway`` and ``init --undo``."""
+    if gateway and undo:
+        raise click.UsageError("--gateway and --undo do not go together")
+    if not undo:
+        _swap_ports(ctx, yes and not dry_run)
+        return ExitCode.OK
+    from gpumand.cli.swap_undo.command import undo as take_back
+
+    options = global_options(ctx)
+    if options.user or options.json:
+        raise click.UsageError(f"--undo does not go with {'--user' if options.user else '--json'}")
+    return take_back(options, is_confirmed=yes, is_dry_run=dry_run, is_forced=is_forced)
 
 
 def _swap_ports(ctx: click.Context, is_confirmed: bool) -> None:

@@ -9,6 +9,7 @@ from gpumand.cli.render.format import clean
 from gpumand.discovery.port_swap import Swap
 
 APPLY = "gpumanctl init --gateway --yes"
+UNDO = "gpumanctl init --undo"
 
 
 def proposal_lines(proposal: Proposal, places: Places, *, is_applied: bool) -> list[str]:
@@ -28,7 +29,7 @@ def proposal_lines(proposal: Proposal, places: Places, *, is_applied: bool) -> l
     else:
         lines += ["", *_files(proposal, places)]
     lines += [f"Edit it yourself: {clean(one)}" for one in proposal.manual_edits]
-    lines += ["", *_next(proposal, is_applied), "", *_way_back(proposal, places)]
+    lines += ["", *_next(proposal, is_applied), "", f"To undo: {UNDO}"]
     return lines
 
 
@@ -80,15 +81,3 @@ def _next(proposal: Proposal, is_applied: bool) -> Iterator[str]:
     if units:
         yield from ("  systemctl daemon-reload", f"  systemctl try-restart {units}", "  gpumanctl reload")
     yield "  systemctl restart gpumand-gateway"
-
-
-def _way_back(proposal: Proposal, places: Places) -> Iterator[str]:
-    drop_ins = [clean(path) for path in proposal.files if path.name == DROP_IN]
-    yield "To undo:"
-    yield f"  remove the new listeners from {clean(places.gateway)}"
-    for one in proposal.ready:
-        if one.drop_in:
-            yield f'  set url = "http://127.0.0.1:{one.old_port}" for {clean(one.consumer)}'
-    if drop_ins:
-        yield f"  rm {' '.join(drop_ins)}"
-        yield "  restart the gateway first, since it frees the ports, and then as above"

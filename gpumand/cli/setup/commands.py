@@ -32,3 +32,14 @@ def is_active(unit: str, *, user: bool) -> bool:
     except CommandFailed:
         return False
     return True
+
+
+def is_enabled(unit: str) -> bool:
+    """Whether a unit of the system is started at boot."""
+    from gpumand.host_setup.services import CommandFailed, run
+
+    try:
+        run(("systemctl", "is-enabled", "--quiet", unit))
+    except CommandFailed:
+        return False
+    return True

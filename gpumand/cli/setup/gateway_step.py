@@ -15,7 +15,7 @@ from gpumand.cli.gateway_setup import Places, Proposal, apply, propose, without
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.packages import install_command, read_packages
 from gpumand.cli.render.gateway_setup import narrowing
-from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.commands import is_active, is_enabled, run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.port_wait import unit_state, wait_for_ports
@@ -97,7 +97,9 @@ def carry_out(found: Proposal, dialog: Dialog, reload: Callable[[], None]) -> No
     Raises:
         Failure: it was not possible; then the files are as before, and the services listen at their old ports.
     """
-    before = {path: _bytes(path) for path in found.files}
+    before = {path: _bytes(path) for path in (*found.files, *((found.record,) if found.moves else ()))}
+    if found.moves:
+        found.enabled = tuple(unit for unit in UNITS if not is_enabled(unit))
     moved = [one for one in found.ready if one.drop_in]
     running = [one for one in moved if unit_state(one.unit).is_running]
     with uninterrupted() as signals:

@@ -118,6 +118,8 @@ def _name_moved_services() -> None:
     if moved:
         units = " ".join(path.parent.name.removesuffix(".d") for path in moved)
         click.echo("These services are still at the port to which the gateway has moved them. To move them back:")
+        click.echo(f"    {shlex.join((_own_path(), 'init', '--undo'))}")
+        click.echo("Without gpumanctl:")
         for line in filter(None, map(_old_url, moved)):
             click.echo(f"    {line}")
         click.echo(f"    rm {shlex.join(map(str, moved))}")

@@ -1,0 +1,187 @@
+"""Carries the plan out: closes the listeners, restores the files, and restarts the services that run.
+
+Every step can be repeated. A service leaves the record when it is back, so that a run that was killed is completed by
+the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sized
+from contextlib import suppress
+from pathlib import Path
+
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.gateway_setup import replace_file
+from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.dialog import Dialog
+from gpumand.cli.setup.interrupts import uninterrupted
+from gpumand.cli.setup.port_wait import POLL_SEC, unit_state, wait_for_ports
+from gpumand.cli.swap_undo.plan import UndoPlan, plan_undo
+from gpumand.cli.swap_undo.record import MovedService, SwapRecord, write_record
+from gpumand.cli.swap_undo.work_check import DAEMON
+from gpumand.discovery.port_swap import Swap
+from gpumand.discovery.sockets import listeners
+from gpumand.host_setup.services import CommandFailed, run
+
+GATEWAY = "gpumand-gateway.service"
+CLOSE_SEC = 30.0
+"""Within this time the gateway closes listeners that its configuration no longer has."""
+
+Uses = Callable[[Iterable[MovedService]], dict[str, str]]
+"""Services -> what those in use work on."""
+
+
+class Undo:
+    """One run of ``gpumanctl init --undo``.
+
+    Args:
+        record: the record, as it was read.
+        place: its file.
+        dialog: says what is done.
+        uses: finds services in use; asked once more when no new request arrives through the gateway.
+        reload: lets gpumand read the former addresses; raises Failure.
+    """
+
+    def __init__(self, record: SwapRecord, place: Path, dialog: Dialog, uses: Uses, reload: Callable[[], None]) -> None:
+        self._record, self._place = record, place
+        self._dialog, self._uses, self._reload = dialog, uses, reload
+
+    def carry_out(self, plan: UndoPlan) -> dict[str, str]:
+        """Restore everything that is planned.
+
+        Returns:
+            Services that stay behind the gateway, since they were taken into use meanwhile, and what they work on.
+
+        Raises:
+            Failure: a step failed, or a service is not back; what is not back stays in the record.
+        """
+        with uninterrupted() as signals:
+            busy = self._close_listeners(plan)
+            if busy:
+                self._open_again(plan)
+                plan = plan_undo(self._record, {*busy, *plan.refused})
+                if not plan.services:
+                    return busy
+                self._close_listeners(plan, is_final=True)
+            self._put_back(plan, signals)
+        return busy
+
+    def _close_listeners(self, plan: UndoPlan, *, is_final: bool = False) -> dict[str, str]:
+        """Free the old ports. Returns services that are in use all the same; then nothing else was changed yet."""
+        if plan.sockets:
+            names = [one.name for one in plan.sockets]
+            run_all([("systemctl", "disable", *names), ("systemctl", "stop", *names)], self._dialog)
+        for path in plan.gateway_files & plan.files.keys():
+            self._write(path, plan.files[path])
+        self._configure_gateway(plan, is_restart=bool(plan.sockets))
+        _wait_until_closed(plan.services)
+        return {} if is_final else self._uses(plan.services)
+
+    def _configure_gateway(self, plan: UndoPlan, *, is_restart: bool) -> None:
+        if not is_active(GATEWAY, user=False):
+            return
+        try:
+            # Requests of other services go on over a reload. Sockets that systemd has passed stay open until a restart.
+            run_all([("systemctl", "restart" if is_restart else "reload", GATEWAY)], self._dialog)
+        except Failure as failure:
+            self._open_again(plan, is_told=False)
+            raise Failure(ExitCode.FAILURE, f"the gateway keeps its listeners: {failure}") from None
+
+    def _open_again(self, plan: UndoPlan, *, is_told: bool = True) -> None:
+        """Put the listeners back as they were."""
+        for path in plan.gateway_files & plan.files.keys():
+            self._write(path, plan.before[path])
+        names = [one.name for one in plan.sockets]
+        commands: list[tuple[str, ...]] = []
+        if names:
+            commands = [("systemctl", "stop", GATEWAY), ("systemctl", "enable", "--now", *names)]
+        if is_told:
+            verb = "start" if names else "reload"
+            commands += [("systemctl", verb, GATEWAY)] if names or is_active(GATEWAY, user=False) else []
+        with suppress(Failure):
+            run_all(commands, self._dialog)
+
+    def _put_back(self, plan: UndoPlan, signals: Sized) -> None:
+        for path in plan.files.keys() - plan.gateway_files:
+            self._write(path, plan.files[path])
+        for path in plan.sockets:
+            self._write(path, None)
+        self._remove_folders(plan)
+        moved = [one for one in plan.services if one.drop_in is not None]
+        run_all([("systemctl", "daemon-reload")] if moved or plan.sockets else [], self._dialog)
+        restarted = [one for one in moved if unit_state(one.unit).is_running and not _listens(one.old_port)]
+        if restarted:
+            units = [one.unit for one in restarted]
+            run_all([("systemctl", "try-restart", "--no-block", *units)], self._dialog)
+        failure = self._await(restarted, signals)
+        if is_active(DAEMON, user=False):
+            self._reload()
+        self._forget(plan.services if failure is None else [one for one in plan.services if one not in restarted])
+        if failure is not None:
+            raise failure
+
+    def _await(self, restarted: list[MovedService], signals: Sized) -> Failure | None:
+        try:
+            # The ports are the other way round: a service comes back from its new port to its old one.
+            wait_for_ports(
+                [Swap(one.consumer, one.unit, one.new_port, one.old_port) for one in restarted], self._dialog, signals
+            )
+        except Failure as failure:
+            advice = "Its files are as before the gateway. Look at its log (journalctl --unit), and repeat this command"
+            return Failure(ExitCode.FAILURE, f"{failure}. {advice}")
+        return None
+
+    def _forget(self, services: Iterable[MovedService]) -> None:
+        for one in services:
+            self._record = self._record.without(one.consumer)
+        if not self._record.services and self._record.enabled:
+            # The gateway has nothing to do any more, and was not enabled before.
+            with suppress(CommandFailed):
+                run(("systemctl", "disable", "--now", *self._record.enabled))
+            self._dialog.say(f"disabled {', '.join(self._record.enabled)}")
+            self._record = SwapRecord({})
+        write_record(self._place, self._record)
+
+    def _write(self, path: Path, text: str | None) -> None:
+        try:
+            if text is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_file(path, text)
+        except OSError as error:
+            raise Failure(ExitCode.FAILURE, f"cannot write {path}: {error.strerror}. Repeat it as root") from None
+        self._dialog.say(f"{'removed' if text is None else 'restored'} {path}")
+
+    def _remove_folders(self, plan: UndoPlan) -> None:
+        """Remove the folders that were created for drop-ins, unless they have other files."""
+        for one in plan.services:
+            if one.drop_in is not None and one.drop_in.made_folder:
+                with suppress(OSError):
+                    os.rmdir(Path(one.drop_in.path).parent)
+
+
+def _wait_until_closed(services: Iterable[MovedService]) -> None:
+    """Wait until the gateway does not listen at the old ports any more. Raises Failure."""
+    ports, pid = {one.listener.port for one in services if one.listener is not None}, _gateway_pid()
+    deadline = time.monotonic() + CLOSE_SEC
+    while pid and (open_ports := {one.port for one in listeners()[0] if one.pid == pid} & ports):
+        if time.monotonic() > deadline:
+            what = f"the gateway still listens at port {', '.join(map(str, sorted(open_ports)))}"
+            raise Failure(ExitCode.FAILURE, f"{what}. See journalctl --unit=gpumand-gateway, and repeat this command")
+        time.sleep(POLL_SEC)
+
+
+def _gateway_pid() -> int:
+    """The process of the gateway; 0 if it does not run."""
+    command = ["systemctl", "show", "--property=MainPID", "--value", GATEWAY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    text = done.stdout.strip()
+    return int(text) if text.isdecimal() else 0
+
+
+def _listens(port: int) -> bool:
+    """Whether a server of this host listens at a port; after the gateway has closed it, that is the service itself."""
+    return any(one.port == port for one in listeners()[0])

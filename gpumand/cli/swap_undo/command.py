@@ -1,0 +1,147 @@
+"""``gpumanctl init --undo``: says what would be restored, asks, and does it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable, Mapping
+
+from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.gateway_api import gateway_of
+from gpumand.cli.gateway_setup import Places
+from gpumand.cli.options import GlobalOptions
+from gpumand.cli.setup.dialog import Dialog
+from gpumand.cli.swap_undo.carry_out import Undo
+from gpumand.cli.swap_undo.former import with_former_moves
+from gpumand.cli.swap_undo.plan import UndoPlan, plan_undo
+from gpumand.cli.swap_undo.record import RECORD, MovedService, SwapRecord, read_record
+from gpumand.cli.swap_undo.work_check import services_in_use
+from gpumand.client.client import Client
+from gpumand.client.errors import GpumandError
+from gpumand.config import ConfigProblems
+
+FORCED = "sudo gpumanctl init --undo --force"
+
+
+def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_forced: bool) -> int:
+    """Take the swap of ports back. Returns the exit code; raises Failure.
+
+    Args:
+        options: options of the command line.
+        is_confirmed: ask nothing; services in use stay as they are.
+        is_dry_run: only say what would be done.
+        is_forced: restart services that are in use too.
+    """
+    if os.geteuid() != 0:
+        raise Failure(ExitCode.FAILURE, "only root can undo it. Run: sudo gpumanctl init --undo")
+    record = _moved_services()
+    if not record.services:
+        print("Nothing to undo: no service was moved behind the gateway.")
+        return ExitCode.OK
+    dialog = Dialog(is_asking=not is_confirmed and sys.stdin.isatty() and sys.stdout.isatty())
+    run = _Run(options, record, dialog, is_forced=is_forced)
+    plan = run.plan()
+    if is_dry_run:
+        dialog.heading("Nothing was changed.")
+        return ExitCode.OK
+    if not plan.services:
+        return ExitCode.FAILURE
+    if dialog.is_asking:
+        if not dialog.confirm("Undo this now?", default=False):
+            print("Nothing was changed.")
+            return ExitCode.OK
+    elif not is_confirmed:
+        raise Failure(
+            ExitCode.USAGE, "there is no terminal for a question. To carry it out: gpumanctl init --undo --yes"
+        )
+    return run.carry_out(plan)
+
+
+def _moved_services() -> SwapRecord:
+    """The record, and the services that an earlier version has moved without one. Raises Failure."""
+    try:
+        return with_former_moves(read_record(RECORD), Places())
+    except ConfigProblems as error:
+        raise Failure(ExitCode.FAILURE, f"the configuration has errors: {error}") from None
+
+
+class _Run:
+    """What is said and done for one record."""
+
+    def __init__(self, options: GlobalOptions, record: SwapRecord, dialog: Dialog, *, is_forced: bool) -> None:
+        self._record, self._dialog, self._is_forced = record, dialog, is_forced
+        self._bus = options.bus_address or "system"
+        self._gateway = gateway_of(options, "")
+        self._permitted: set[str] = set()
+        self._stay: dict[str, str] = {}
+
+    def plan(self) -> UndoPlan:
+        """Plan the way back, and say what it is. Services in use stay, unless a person agrees to their restart."""
+        everything = plan_undo(self._record)
+        busy = self._uses(everything.services)
+        for name, what in busy.items():
+            question = f"{name} is {what}. Restart it all the same, which ends that work?"
+            if self._dialog.is_asking and self._dialog.confirm(question, default=False):
+                self._permitted.add(name)
+        self._stay = {name: _not_now(what) for name, what in busy.items() if name not in self._permitted}
+        plan = plan_undo(self._record, self._stay)
+        self._say(plan)
+        return plan
+
+    def carry_out(self, plan: UndoPlan) -> int:
+        """Do it. Returns a failure if a service stays behind the gateway. Raises Failure."""
+        done = Undo(self._record, RECORD, self._dialog, self._uses, self._reload)
+        busy = done.carry_out(plan)
+        back = [one.consumer for one in plan.services if one.consumer not in busy]
+        self._dialog.heading(f"Back at the former ports: {', '.join(back) or 'none'}.")
+        self._dialog.say(*plan.hints)
+        self._dialog.say(*(f"{name} stays: {_not_now(what)}" for name, what in busy.items()))
+        is_complete = not busy and not self._stay and not plan.refused
+        if is_complete:
+            self._dialog.say(
+                "Programs with the settings of gpumanctl connect get their own back from: gpumanctl disconnect"
+            )
+        return ExitCode.OK if is_complete else ExitCode.FAILURE
+
+    def _uses(self, services: Iterable[MovedService]) -> dict[str, str]:
+        if self._is_forced:
+            return {}
+        found = services_in_use(self._bus, services, self._gateway)
+        return {name: what for name, what in found.items() if name not in self._permitted}
+
+    def _reload(self) -> None:
+        async def reload() -> None:
+            async with Client(self._bus) as client:
+                await client.reload()
+
+        try:
+            asyncio.run(reload())
+        except GpumandError as error:
+            raise Failure(ExitCode.FAILURE, f"gpumand did not load the configuration: {error.message}") from None
+
+    def _say(self, plan: UndoPlan) -> None:
+        dialog = self._dialog
+        if plan.services:
+            dialog.heading("To be undone:")
+            dialog.say(*map(_way_back, plan.services))
+            dialog.say(*(f"{'remove' if text is None else 'restore'} {path}" for path, text in plan.files.items()))
+            dialog.say(*(f"stop and remove {path}" for path in plan.sockets))
+        stay: Mapping[str, str] = {**plan.refused, **self._stay}
+        if stay:
+            dialog.heading("Not undone:")
+            dialog.say(*(f"{name}: {why}" for name, why in stay.items()))
+        if plan.hints:
+            dialog.heading("Then do yourself:")
+            dialog.say(*plan.hints)
+
+
+def _not_now(what: str) -> str:
+    return f"{what}. Repeat this command later, or restart it now, which ends that work: {FORCED}"
+
+
+def _way_back(service: MovedService) -> str:
+    if service.drop_in is None:
+        return f"{service.consumer}: the gateway no longer listens at port {service.old_port}."
+    restart = f"{service.unit} is restarted if it runs, which ends its running requests"
+    return f"{service.consumer} goes back from port {service.new_port} to {service.old_port}; {restart}."

@@ -1,0 +1,229 @@
+"""The steps of ``gpumanctl init --undo``: their order, services taken into use meanwhile, failures and kills."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from gpumand.cli import gateway_setup
+from gpumand.cli.errors import Failure
+from gpumand.cli.gateway_setup import Places, Proposal, apply
+from gpumand.cli.setup import port_wait
+from gpumand.cli.setup.dialog import Dialog
+from gpumand.cli.setup.port_wait import SystemctlState
+from gpumand.cli.swap_undo import carry_out
+from gpumand.cli.swap_undo.carry_out import GATEWAY, Undo
+from gpumand.cli.swap_undo.plan import plan_undo
+from gpumand.cli.swap_undo.record import MovedService, read_record
+from gpumand.cli.swap_undo.work_check import DAEMON
+from gpumand.discovery.host import Listener
+from gpumand.discovery.port_swap import Swap
+from gpumand.gateway import config as gateway_config
+
+OLD_PORTS = {"ollama": 11434, "comfyui": 8188}
+GATEWAY_PID = 7
+EVERY_STEP = range(40)
+
+
+class Killed(BaseException):
+    """The process ends here, as by SIGKILL."""
+
+
+@dataclass
+class FakeHost:
+    """systemd, the gateway and the services behind it.
+
+    Attributes:
+        places: where the files are.
+        ports: port of each running service.
+        open: listeners of the gateway by name.
+        steps: commands and files, in order.
+        kill_at: number of the step at which the undo is killed; -1 = never.
+        failing: commands that fail, by their verb.
+    """
+
+    places: Places
+    ports: dict[str, int]
+    open: set[str]
+    steps: list[str] = field(default_factory=list)
+    kill_at: int = -1
+    failing: set[str] = field(default_factory=set)
+    stuck: set[str] = field(default_factory=set)
+
+    def step(self, what: str) -> None:
+        if len(self.steps) == self.kill_at:
+            self.kill_at = -1
+            raise Killed
+        self.steps.append(what)
+
+    def run_all(self, commands: Iterable[tuple[str, ...]], _: Dialog) -> None:
+        for _, verb, *names in commands:
+            self.step(" ".join([verb, *names]))
+            if verb in self.failing:
+                raise Failure(1, f"{verb} failed")
+            if names == [GATEWAY]:
+                self.open = set(gateway_config.load(self.places.gateway).listeners)
+            if verb == "try-restart":
+                self._restart(names[1:])
+
+    def _restart(self, units: Iterable[str]) -> None:
+        for unit in units:
+            name = unit.removesuffix(".service")
+            is_moved = (self.places.units / f"{unit}.d").exists()
+            if name in self.stuck:
+                self.ports[name] = 0
+            else:
+                # The port is taken as long as the gateway listens at it.
+                assert is_moved or name not in self.open, "restarted before the gateway has closed the port"
+                self.ports[name] = OLD_PORTS[name] + is_moved
+
+    def listeners(self) -> tuple[list[Listener], bool]:
+        services = [Listener("127.0.0.1", port, 100) for port in self.ports.values()]
+        return [*services, *(Listener("127.0.0.1", OLD_PORTS[name], GATEWAY_PID) for name in self.open)], False
+
+    def state(self, unit: str) -> SystemctlState:
+        return SystemctlState("active" if unit.removesuffix(".service") in self.ports else "inactive")
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
+    """Two services that run behind the gateway."""
+    units = tmp_path / "units"
+    units.mkdir()
+    config = tmp_path / "gpumand.toml"
+    config.write_text("".join(_consumer(name, port) for name, port in OLD_PORTS.items()))
+    places = Places(config, tmp_path / "gateway.toml", units, tmp_path / "state/swap.json")
+    places.gateway.write_text("# mine\n")
+    swaps = [Swap(name, f"{name}.service", port, port + 1, drop_in="[Service]\n") for name, port in OLD_PORTS.items()]
+    apply(gateway_setup.without(Proposal(swaps, []), [], places))
+    made = FakeHost(places, {name: port + 1 for name, port in OLD_PORTS.items()}, set(OLD_PORTS))
+    for module in (carry_out, port_wait):
+        monkeypatch.setattr(module, "unit_state", made.state)
+    monkeypatch.setattr(carry_out, "run_all", made.run_all)
+    monkeypatch.setattr(carry_out, "is_active", lambda unit, user: unit in (GATEWAY, DAEMON))
+    monkeypatch.setattr(carry_out, "listeners", made.listeners)
+    monkeypatch.setattr(carry_out, "_gateway_pid", lambda: GATEWAY_PID)
+    monkeypatch.setattr(carry_out, "CLOSE_SEC", 0.1)
+    monkeypatch.setattr(port_wait, "listens", lambda port: port in made.ports.values())
+    monkeypatch.setattr(port_wait, "LISTEN_SEC", 0.2)
+    monkeypatch.setattr(port_wait, "POLL_SEC", 0.01)
+    replace_file = carry_out.replace_file
+    monkeypatch.setattr(carry_out, "replace_file", lambda path, text: (made.step(path.name), replace_file(path, text)))
+    return made
+
+
+def _consumer(name: str, port: int) -> str:
+    return f'[consumers.{name}]\nunit = "{name}.service"\nurl = "http://127.0.0.1:{port}"\nvram_resident_mib = 1\n'
+
+
+def undo(host: FakeHost, *busy: str) -> dict[str, str]:
+    """One run; ``busy`` are services that are taken into use after the plan was made."""
+    record = read_record(host.places.record)
+
+    def uses(services: Iterable[MovedService]) -> dict[str, str]:
+        host.step("asks for uses")
+        return {one.consumer: "leased" for one in services if one.consumer in busy}
+
+    one = Undo(record, host.places.record, Dialog(is_asking=False), uses, lambda: host.step("reload of gpumand"))
+    return one.carry_out(plan_undo(record, unit_folder=host.places.units))
+
+
+def assert_is_back(host: FakeHost) -> None:
+    assert host.ports == OLD_PORTS
+    assert host.open == set()
+    assert host.places.gateway.read_text() == "# mine\n"
+    assert list(host.places.units.iterdir()) == []
+    assert host.places.config is not None
+    assert host.places.config.read_text() == "".join(_consumer(name, port) for name, port in OLD_PORTS.items())
+    assert not host.places.record.exists()
+
+
+def test_ports_are_free_before_anything_else_changes(host: FakeHost) -> None:
+    assert undo(host) == {}
+    assert_is_back(host)
+    assert host.steps == [
+        "gateway.toml",
+        f"reload {GATEWAY}",
+        "asks for uses",
+        "gpumand.toml",
+        "daemon-reload",
+        "try-restart --no-block ollama.service comfyui.service",
+        "reload of gpumand",
+    ]
+
+
+@pytest.mark.parametrize("step", EVERY_STEP)
+def test_a_run_that_is_killed_at_any_step_is_completed_by_the_next_one(host: FakeHost, step: int) -> None:
+    host.kill_at = step
+    try:
+        undo(host)
+    except Killed:
+        host.steps.clear()
+        undo(host)
+    assert_is_back(host)
+
+
+def test_a_service_that_is_taken_into_use_meanwhile_stays_behind_the_gateway(host: FakeHost) -> None:
+    assert undo(host, "ollama") == {"ollama": "leased"}
+    assert host.ports == {"ollama": 11435, "comfyui": 8188}
+    assert host.open == {"ollama"}
+    assert set(read_record(host.places.record).services) == {"ollama"}
+    assert undo(host) == {}
+    assert_is_back(host)
+
+
+def test_if_all_are_taken_into_use_the_listeners_are_open_again(host: FakeHost) -> None:
+    before = host.places.gateway.read_text()
+    assert set(undo(host, *OLD_PORTS)) == set(OLD_PORTS)
+    assert host.open == set(OLD_PORTS)
+    assert host.places.gateway.read_text() == before
+    assert "daemon-reload" not in host.steps
+
+
+def test_services_that_do_not_run_are_not_started(host: FakeHost) -> None:
+    host.ports.clear()
+    undo(host)
+    assert host.ports == {}
+    assert not [one for one in host.steps if "restart" in one]
+    assert not host.places.record.exists()
+
+
+def test_a_service_that_was_never_restarted_at_its_new_port_goes_on(host: FakeHost) -> None:
+    host.ports, host.open = dict(OLD_PORTS), set()
+    undo(host)
+    assert not [one for one in host.steps if "restart" in one]
+    assert_is_back(host)
+
+
+def test_a_gateway_that_refuses_the_reload_keeps_everything_as_it_is(host: FakeHost) -> None:
+    before = host.places.gateway.read_text()
+    host.failing.add("reload")
+    with pytest.raises(Failure, match="the gateway keeps its listeners: reload failed"):
+        undo(host)
+    assert host.places.gateway.read_text() == before
+    assert len(list(host.places.units.iterdir())) == 2
+    host.failing.clear()
+    undo(host)
+    assert_is_back(host)
+
+
+def test_a_service_that_does_not_come_back_stays_in_the_record(host: FakeHost) -> None:
+    host.stuck.add("comfyui")
+    with pytest.raises(Failure, match=r"comfyui\.service did not listen at port 8188 within .*repeat this command"):
+        undo(host)
+    assert "reload of gpumand" in host.steps
+    assert "comfyui" in read_record(host.places.record).services
+    host.stuck.clear()
+    undo(host)
+    assert_is_back(host)
+
+
+def test_a_gateway_that_does_not_close_its_ports_is_an_error(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    stays = [Listener("127.0.0.1", 11434, GATEWAY_PID)]
+    monkeypatch.setattr(carry_out, "listeners", lambda: (stays, False))
+    with pytest.raises(Failure, match="the gateway still listens at port 11434"):
+        undo(host)
+    assert len(list(host.places.units.iterdir())) == 2
