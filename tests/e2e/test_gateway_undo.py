@@ -102,6 +102,11 @@ def test_services_come_back_and_a_leased_one_only_after_its_lease(host: Machine,
 
     lease = host.run(["gpumanctl", "acquire", LEASED, "--ttl", "10min", "--timeout", "1min"], timeout=90).stdout.strip()
     pid = host.main_pid(f"{LEASED}.service")
+    asked = host.run(["script", "-qec", "gpumanctl init --undo", "/dev/null"], stdin="n\nn\n", timeout=60)
+    assert f"{LEASED} is leased to " in asked.stdout
+    assert "Undo this now?" in asked.stdout
+    assert asked.stdout.rstrip().endswith("Nothing was changed.")
+    assert files(host) == behind
     done = undo(host, "--yes")
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"{LEASED}: leased to " in done.stdout

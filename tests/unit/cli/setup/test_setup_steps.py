@@ -27,6 +27,7 @@ from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, add, is_configured
 from gpumand.cli.setup.port_wait import SystemctlState
 from gpumand.cli.setup.wizard import Choices, Wizard
+from gpumand.cli.swap_undo.record import MovedService, read_record
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.host import Listener
 from gpumand.discovery.matching import Candidate
@@ -217,6 +218,25 @@ def test_a_service_that_does_not_move_gets_its_port_back(
     assert not drop_in.parent.exists()
     assert settings.read_text() == "# mine\n"
     assert system.commands[-1] == "restart --no-block ollama.service"
+
+
+@pytest.mark.parametrize("failing", [set(), {"enable"}])
+def test_the_way_back_is_recorded_with_the_units_that_were_enabled_and_not_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch, swap: Proposal, quiet: Dialog, tmp_path: Path, failing: set[str]
+) -> None:
+    system = FakeSystem({"ollama.service", gateway_step.SOCKET}, {11434}, {11435}, failing)
+    place(system, monkeypatch)
+    monkeypatch.setattr(gateway_step, "is_enabled", lambda unit: unit == gateway_step.SOCKET)
+    swap.record = tmp_path / "state/swap.json"
+    swap.moves = [MovedService("ollama", "ollama.service", 11434, 11435)]
+    if failing:
+        with pytest.raises(Failure):
+            gateway_step.carry_out(swap, quiet, lambda: None)
+        assert not swap.record.parent.exists()
+        return
+    gateway_step.carry_out(swap, quiet, lambda: None)
+    record = read_record(swap.record)
+    assert (list(record.services), record.enabled) == (["ollama"], (gateway_step.SERVICE,))
 
 
 def test_each_service_has_the_whole_time_to_listen(monkeypatch: pytest.MonkeyPatch, quiet: Dialog) -> None:

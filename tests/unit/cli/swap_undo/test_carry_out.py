@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from gpumand.cli.setup.port_wait import SystemctlState
 from gpumand.cli.swap_undo import carry_out
 from gpumand.cli.swap_undo.carry_out import GATEWAY, Undo
 from gpumand.cli.swap_undo.plan import plan_undo
-from gpumand.cli.swap_undo.record import MovedService, read_record
+from gpumand.cli.swap_undo.record import MovedService, read_record, write_record
 from gpumand.cli.swap_undo.work_check import DAEMON
 from gpumand.discovery.host import Listener
 from gpumand.discovery.port_swap import Swap
@@ -227,3 +227,15 @@ def test_a_gateway_that_does_not_close_its_ports_is_an_error(host: FakeHost, mon
     with pytest.raises(Failure, match="the gateway still listens at port 11434"):
         undo(host)
     assert len(list(host.places.units.iterdir())) == 2
+
+
+def test_units_that_were_enabled_for_it_are_disabled_after_the_last_service(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carry_out, "run", lambda command: host.step(" ".join(command[1:])))
+    write_record(host.places.record, replace(read_record(host.places.record), enabled=(GATEWAY,)))
+    undo(host, "ollama")
+    assert f"disable --now {GATEWAY}" not in host.steps
+    undo(host)
+    assert host.steps[-1] == f"disable --now {GATEWAY}"
+    assert_is_back(host)

@@ -1,0 +1,105 @@
+"""``gpumanctl init --undo`` as a command: options that do not fit, rights, and what is said and asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gpumand.cli import gateway_setup
+from gpumand.cli.app import gpumanctl
+from gpumand.cli.gateway_setup import Places, Proposal, apply
+from gpumand.cli.swap_undo import command
+from gpumand.cli.swap_undo.record import read_record
+from gpumand.discovery.port_swap import Swap
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Services in use, to be filled by the test."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(command, "services_in_use", lambda bus, services, gateway: found)
+    return found
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: dict[str, str]) -> Places:
+    """A host on which ollama was moved, and where the files that it had are known."""
+    config = tmp_path / "gpumand.toml"
+    config.write_text('[consumers.ollama]\nurl = "http://127.0.0.1:11434"\nvram_resident_mib = 1\n')
+    tmp_path.joinpath("units").mkdir()
+    made = Places(config, tmp_path / "gateway.toml", tmp_path / "units", tmp_path / "state/swap.json")
+    swap = Swap("ollama", "ollama.service", 11434, 11435, drop_in="[Service]\n")
+    apply(gateway_setup.without(Proposal([swap], []), [], made))
+    monkeypatch.setattr(command, "RECORD", made.record)
+    monkeypatch.setattr(command, "Places", lambda: made)
+    monkeypatch.setattr(command.os, "geteuid", lambda: 0)
+    return made
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(gpumanctl, ["init", *args])
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (("--undo", "--gateway"), "--gateway and --undo do not go together"),
+        (("--undo", "--user"), "--undo does not go with --user"),
+        (("--undo", "--json"), "--undo does not go with --json"),
+        (("--yes",), "--yes needs --gateway or --undo"),
+        (("--dry-run",), "--dry-run needs --gateway or --undo"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(args: tuple[str, ...], reason: str) -> None:
+    done = run(*args)
+    assert (done.exit_code, reason in done.output) == (2, True), done.output
+
+
+def test_a_user_gets_the_command_for_root(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.os, "geteuid", lambda: 1000)
+    done = run("--undo", "--yes")
+    assert (done.exit_code, "Run: sudo gpumanctl init --undo" in done.output) == (1, True)
+
+
+def test_without_moved_services_there_is_nothing_to_do(places: Places) -> None:
+    places.record.unlink()
+    (places.units / "ollama.service.d/gpumand-gateway.conf").unlink()
+    done = run("--undo", "--yes")
+    assert (done.exit_code, done.output) == (0, "Nothing to undo: no service was moved behind the gateway.\n")
+
+
+def test_a_preview_names_every_file_and_changes_none(places: Places) -> None:
+    before = {path: path.read_text() for path in places.gateway.parent.rglob("*") if path.is_file()}
+    done = run("--undo", "--dry-run")
+    assert done.exit_code == 0
+    drop_in = places.units / "ollama.service.d/gpumand-gateway.conf"
+    for line in (f"remove {drop_in}", f"restore {places.config}", f"remove {places.gateway}", "Nothing was changed."):
+        assert line in done.output
+    assert {path: path.read_text() for path in before} == before
+
+
+def test_without_a_terminal_it_needs_yes(places: Places) -> None:
+    done = run("--undo")
+    assert (done.exit_code, "gpumanctl init --undo --yes" in done.output) == (2, True)
+    assert read_record(places.record).services
+
+
+def test_a_service_in_use_stays_and_the_command_says_what_to_do(places: Places, busy: dict[str, str]) -> None:
+    busy["ollama"] = "leased to alice (lease 38a640, a film)"
+    done = run("--undo", "--yes")
+    assert done.exit_code == 1
+    assert "ollama: leased to alice (lease 38a640, a film). Repeat this command later" in done.output
+    assert "sudo gpumanctl init --undo --force" in done.output
+    assert read_record(places.record).services
+
+
+def test_force_goes_without_the_question_for_uses(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def must_not_be_asked(*_: object) -> dict[str, str]:
+        raise AssertionError
+
+    monkeypatch.setattr(command, "services_in_use", must_not_be_asked)
+    done = run("--undo", "--dry-run", "--force")
+    assert done.exit_code == 0, done.output
+    assert "ollama goes back from port 11435 to 11434" in done.output
