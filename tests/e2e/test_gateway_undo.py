@@ -29,8 +29,8 @@ def host(own_machine: Machine, gateway_deb: Path) -> Machine:
     """A host with three configured services at their usual ports, and the gateway's package."""
     shutil.copy(gateway_deb, f"/proc/{own_machine.container.leader}/root/root/{gateway_deb.name}")
     dpkg = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--force-unsafe-io", "--install"]
+    add_to(own_machine)  # before the gateway, which starts the daemon
     own_machine.run([*dpkg, f"/root/{gateway_deb.name}"])
-    add_to(own_machine)
     own_machine.run(["gpumanctl", "setup", "--yes"], timeout=90)
     return own_machine
 
@@ -218,4 +218,4 @@ def test_purging_everything_prints_commands_that_bring_the_services_back(host: M
         host.run(["sh", "-c", line], timeout=60)
     for name, port in by_port().items():
         host.wait_until(partial(is_served_by, host, port, f"{name}.service"), f"{name} is back at its port")
-    assert host.run(["sh", "-c", "ls -d /etc/systemd/system/*.service.d"], check=False).stdout == ""
+    assert host.run(["find", "/etc/systemd/system", "-name", "gpumand*", "-type", "f"]).stdout == ""
