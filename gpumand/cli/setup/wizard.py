@@ -213,6 +213,7 @@ class Wizard:
             return
         gateway_step.carry_out(chosen, self._dialog, self._reload)
         self._dialog.say(f"Clients use the ports as before. All models are at {gateway_step.ADDRESS}/v1.")
+        self._dialog.say("To move the services back: sudo gpumanctl init --undo")
 
     def _start_gateway(self, *, is_wanted: bool) -> None:
         dialog = self._dialog
