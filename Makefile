@@ -75,9 +75,9 @@ fleet-test: ## cut, kill and suspend hosts of a fleet in network namespaces, as 
 	@scripts/setup --tests
 	@$(PYTEST) tests/fleet
 
-ubuntu: ## install and upgrade from the release repository on two releases of Ubuntu too
+ubuntu: ## install, use, upgrade and remove the packages on two releases of Ubuntu and on Debian 13 too
 	@scripts/setup --tests
-	@GPUMAND_E2E=required GPUMAND_UBUNTU=1 $(PYTEST) tests/e2e/test_release.py
+	@GPUMAND_E2E=required GPUMAND_UBUNTU=1 $(PYTEST) tests/e2e/test_release.py tests/e2e/test_new_user.py
 
 gpu: setup ## run the tests with a real driver; GPU_PYTHON=/path selects a Python with PyTorch
 	@PYTHON=$(GPU_PYTHON) tests/gpu/run.sh
