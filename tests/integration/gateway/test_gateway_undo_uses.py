@@ -13,8 +13,9 @@ from gpumand.cli.gateway_api import GatewayApi
 from gpumand.cli.swap_undo import work_check
 from gpumand.cli.swap_undo.record import MovedService
 from gpumand.config import load
+from gpumand.testing.ports import free_port
 from tests.integration.gateway.conftest import front
-from tests.integration.gateway.live_gateway import free_port, http, live_gateway, work
+from tests.integration.gateway.live_gateway import http, live_gateway, work
 from tests.integration.live import Client, LiveHost, live_host, wait_until
 
 SERVICES = [MovedService(name, "", 1, 2) for name in ("embed", "fake", "llm")]

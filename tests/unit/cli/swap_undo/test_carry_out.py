@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpumand.cli import gateway_setup
-from gpumand.cli.errors import Failure
+from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import Places, Proposal, apply
 from gpumand.cli.setup import port_wait
 from gpumand.cli.setup.dialog import Dialog
@@ -59,15 +59,19 @@ class FakeHost:
             raise Killed
         self.steps.append(what)
 
-    def run_all(self, commands: Iterable[tuple[str, ...]], _: Dialog) -> None:
+    def run_all(self, commands: Iterable[tuple[str, ...]], _dialog: Dialog) -> None:
         for _, verb, *names in commands:
             self.step(" ".join([verb, *names]))
             if verb in self.failing:
-                raise Failure(1, f"{verb} failed")
+                raise Failure(ExitCode.FAILURE, f"{verb} failed")
             if names == [GATEWAY]:
                 self.open = set(gateway_config.load(self.places.gateway).listeners)
             if verb == "try-restart":
                 self._restart(names[1:])
+
+    def replace_file(self, path: Path, text: str) -> None:
+        self.step(path.name)
+        gateway_setup.replace_file(path, text)
 
     def _restart(self, units: Iterable[str]) -> None:
         for unit in units:
@@ -110,8 +114,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     monkeypatch.setattr(port_wait, "listens", lambda port: port in made.ports.values())
     monkeypatch.setattr(port_wait, "LISTEN_SEC", 0.2)
     monkeypatch.setattr(port_wait, "POLL_SEC", 0.01)
-    replace_file = carry_out.replace_file
-    monkeypatch.setattr(carry_out, "replace_file", lambda path, text: (made.step(path.name), replace_file(path, text)))
+    monkeypatch.setattr(carry_out, "replace_file", made.replace_file)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: dict[str, str]
     apply(gateway_setup.without(Proposal([swap], []), [], made))
     monkeypatch.setattr(command, "RECORD", made.record)
     monkeypatch.setattr(command, "Places", lambda: made)
-    monkeypatch.setattr(command.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made
 
 
@@ -58,7 +59,7 @@ def test_options_that_do_not_fit_are_refused(args: tuple[str, ...], reason: str)
 
 
 def test_a_user_gets_the_command_for_root(places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
     done = run("--undo", "--yes")
     assert (done.exit_code, "Run: sudo gpumanctl init --undo" in done.output) == (1, True)
 
