@@ -346,7 +346,7 @@ class Leases:
             why_not = await self._why_not_restored(lease, owners, units)
             if why_not:
                 log.info("lease %s on %s is not restored: %s", lease.id, lease.consumer, why_not)
-                await self._store.drop_lease(lease.id)
+                await self._delete(lease)
             else:
                 devices = parse_devices(lease.device) or (0,)
                 if lease.reservation is not None:

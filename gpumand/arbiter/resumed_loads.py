@@ -46,7 +46,14 @@ class ResumedLoads:
         # abs: the wall clock may have been set back since. Then the load counts as old rather than as endless.
         left_sec = 0.0 if consumer is None else consumer.spec.load_timeout_sec - abs(now_usec - began_usec) / 1e6
         if left_sec <= 0 or not devices or not self._state.ledger.jobs.keys().isdisjoint(devices):
-            await self._store.drop_load(name)
+            await self._drop(name)
             return
         log.info("consumer %s was loading when gpumand last stopped: continuing its load", name)
         self._scheduler.resume(self._requests.make_load(name, left_sec), devices)
+
+    async def _drop(self, name: str) -> None:
+        """Delete the record of a load. One that stays is looked at again at the next start, so it prevents none."""
+        try:
+            await self._store.drop_load(name)
+        except OSError as error:
+            log.error("the record of the load of %s cannot be deleted from disk: %s", name, error)
