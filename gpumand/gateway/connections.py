@@ -44,6 +44,9 @@ LINGER_SEC = 2.0
 BACKLOG = 512
 HEAD_POLL_SEC = 0.02
 
+HALF_CLOSED_SEC = 60.0
+"""Seconds that the answer may take to a client that has closed its sending side, which may have left."""
+
 FLUSH_SEC = 2.0
 """Seconds in which clients may receive the rest of complete answers when the gateway stops."""
 
@@ -99,12 +102,13 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         is_gone: whether the client has left.
+        is_half_closed: whether the client sends nothing any more, but an answer can still be sent to it.
         body: the body of the current request.
     """
 
     def __init__(self, acceptor: Acceptor, listener: str, is_loopback: bool) -> None:
         self.listener, self.is_loopback = listener, is_loopback
-        self.is_gone = False
+        self.is_gone = self.is_half_closed = False
         self.body = IncomingBody()
         self._connected_at = asyncio.get_running_loop().time()
         self._has_served = self._has_head = False
@@ -116,6 +120,8 @@ class Connection(asyncio.Protocol):
         self._stall: asyncio.TimerHandle | None = None
         self._head: bytearray | None = bytearray()
         self._handling: asyncio.Task[Any] | None = None
+        self._request: web.BaseRequest | None = None
+        self._needs_client = False
 
     @property
     def is_idle(self) -> bool:
@@ -168,11 +174,17 @@ class Connection(asyncio.Protocol):
 
     def begin_request(self, request: web.BaseRequest) -> None:
         """The current task handles a request; it is cancelled when the client leaves."""
-        self._handling = asyncio.current_task()
+        self._handling, self._request, self._needs_client = asyncio.current_task(), request, False
         self._has_served, self._has_head = True, False
         self.body.attach(request.content)
         if self.is_gone and self._handling is not None:
             self._handling.cancel()
+
+    def require_client(self) -> None:
+        """The current request is worth its work only while its client is there; its end of input ends it now."""
+        self._needs_client = True
+        if self.is_half_closed:
+            self._leave()
 
     def end_request(self, *, is_read: bool = True) -> None:
         """The request is handled; the head of the next one is limited again.
@@ -181,7 +193,7 @@ class Connection(asyncio.Protocol):
             is_read: its body has arrived completely. Otherwise the connection ends after the answer, and what arrives
                 until then is no head.
         """
-        self._handling = None
+        self._handling = self._request = None
         self._head = bytearray() if is_read else None
 
     def abort(self) -> None:
@@ -225,8 +237,20 @@ class Connection(asyncio.Protocol):
             self._respond_and_close(_BAD)
 
     def eof_received(self) -> bool:
-        self._leave()
-        return False
+        is_requested = self._has_head or self._handling is not None
+        if not (is_requested and self.body.is_complete) or self._has_begun_answer:
+            self._leave()
+            return False
+        self.is_half_closed = True
+        if self._needs_client:
+            # The client gets the reason, if it is there.
+            self._leave()
+        self._set_timer(HALF_CLOSED_SEC)
+        return True
+
+    @property
+    def _has_begun_answer(self) -> bool:
+        return self._request is not None and self._request.writer.output_size > 0
 
     def pause_writing(self) -> None:
         self._protocol.pause_writing()

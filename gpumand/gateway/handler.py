@@ -40,6 +40,11 @@ log = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """Status of requests whose client left, in metrics and lists, as in nginx."""
 
+HALF_CLOSED = (
+    "The client closed its sending side, which looks the same as if it had left, so that the request was ended. "
+    "Keep the connection open until the answer has arrived: use curl, or nc without -N."
+)
+
 
 class Gateway:
     """The handler of all requests.
@@ -90,7 +95,7 @@ class Gateway:
             response = await self._checked(request, connection, visit)
             if not response.prepared:
                 cors.allow(response.headers, self._listed_origin(request))
-            if connection.has_queued_requests or not request.content.is_eof():
+            if connection.has_queued_requests or connection.is_half_closed or not request.content.is_eof():
                 response.force_close()
             return response
         except BadHeader as error:
@@ -100,7 +105,7 @@ class Gateway:
         except asyncio.CancelledError:
             if not connection.is_gone:
                 raise
-            return _gone()
+            return _left(connection, Api.OPENAI, request.method)
         finally:
             connection.end_request(is_read=request.content.is_eof())
 
@@ -131,6 +136,8 @@ class Gateway:
     async def _own_answer(self, admission: Admission, target: Target) -> web.StreamResponse:
         """Answer a request to the gateway itself."""
         request, connection = admission.request, admission.connection
+        if request.method == "POST":
+            connection.require_client()
         try:
             console = await self._console()
             return await console.handle(request, connection, target, admission.client, admission.origin)
@@ -177,6 +184,8 @@ class Gateway:
             if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
                 raise BadTarget("the path contains an encoded slash")
             entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
+            if entry.kind in (RouteClass.WORK, RouteClass.JOB) or is_websocket(request):
+                connection.require_client()
             dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
             exchange = Exchange(request, connection, target, origin, service, entry, dialect)
             exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
@@ -270,7 +279,7 @@ def _end_cancel(entry: Entry, connection: Connection) -> None:
 def _cancel_answer(entry: Entry, connection: Connection, api: Api, method: str) -> web.StreamResponse:
     """The answer to a cancelled request whose answer has not begun."""
     if connection.is_gone:
-        return _gone()
+        return _left(connection, api, method)
     if entry.refusal is not None:
         return refusal_response(entry.refusal, api, method)
     text = f"The request was cancelled: {entry.cancel_reason}."
@@ -304,6 +313,15 @@ def _own_size(response: web.StreamResponse | None) -> int:
 def _bad_request(message: str) -> web.Response:
     response = web.Response(status=400, text=f"{message}\n", headers={REFUSED_HEADER: "refused"})
     # What follows on this connection may be the rest of an attack.
+    response.force_close()
+    return response
+
+
+def _left(connection: Connection, api: Api, method: str) -> web.Response:
+    """The answer to a client that counts as one that has left."""
+    if not connection.is_half_closed:
+        return _gone()
+    response = refusal_response(Refusal(400, "sending_side_closed", HALF_CLOSED), api, method)
     response.force_close()
     return response
 

@@ -32,6 +32,11 @@ class IncomingBody:
         self._framing: ChunkFraming | None = None
         self._content: StreamReader | None = None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether the body has arrived to its end."""
+        return self._framing is None and not (self._left or self.is_broken)
+
     def begin(self, length: int | None) -> None:
         """The head of a request has arrived; a length of None = the body is chunked."""
         self._content, self.has_surplus = None, False
