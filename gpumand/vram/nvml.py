@@ -27,6 +27,7 @@ from gpumand.vram.pci_power import NVIDIA, read_power
 from gpumand.vram.process_names import ProcessNames
 from gpumand.vram.reading_time import ReadingTime, failed_reading
 from gpumand.vram.sysfs import Root, below
+from gpumand.vram.tegra import without_library
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class NvmlSession:
     """The state of the library between readings; all methods run in the library's thread unless noted otherwise."""
 
     def __init__(self, clock: Clock, root: Root = "/", options: NamedOptions = ()) -> None:
-        self._clock = clock
+        self._clock, self._root, self._options = clock, root, options
         self._host = NvmlHost(root, options)
         self._library = NvmlLibrary()
         self._backoff, self._namespace = Backoff(), NamespaceGuard(self._library, root)
@@ -92,6 +93,9 @@ class NvmlSession:
             only: indices of the devices to read; () = all.
         """
         reading_time = ReadingTime.now(self._clock)
+        return without_library(self._read(only, reading_time), self._root, self._options, reading_time)
+
+    def _read(self, only: Devices, reading_time: ReadingTime) -> Reading:
         if self._must_reopen:
             self._must_reopen = False
             self._is_resuming = self._open

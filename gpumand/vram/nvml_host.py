@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from gpumand.domain.device import Pool, Sample, error_word
 from gpumand.domain.gpu_settings import NamedOptions, options_of
+from gpumand.vram.detection import is_tegra
 from gpumand.vram.dmem import UNEXPLAINED_MIB, DmemReader
 from gpumand.vram.nvml_memory import Memory
 from gpumand.vram.nvml_partition import PartitionGuard, ReadMemory
@@ -78,7 +79,8 @@ class NvmlHost:
         Without a driver there is no source of readings. With one, memory may be in use that nothing can see.
         """
         is_missing = error_word(error) == MISSING
-        if not is_missing or not below(self._root, DRIVER).exists():
+        # A Jetson has the driver for its displays, and its GPU needs no library to be read.
+        if not is_missing or not below(self._root, DRIVER).exists() or is_tegra(self._root):
             return error
         return f"driver-unreadable: NVIDIA's driver is loaded, but cannot be read: {error.partition(': ')[2]}"
 

@@ -27,6 +27,11 @@ UNATTRIBUTED = (
     "what each service holds, and evictions are checked by the device's free memory"
 )
 
+UNATTRIBUTED_RAM = (
+    "it is unknown which service holds how much: what the host has available is checked, declared footprints stand for "
+    "what each service holds, and only a stop of its unit or container counts as an eviction"
+)
+
 
 def attribution(facts: Facts) -> Iterator[Finding]:
     """The memory of each device is attributed to units; says how for AMD and Intel, and why where it is not."""
@@ -34,7 +39,8 @@ def attribution(facts: Facts) -> Iterator[Finding]:
         means, gap = str(device.get("attribution") or ""), str(device.get("attribution_gap") or "")
         if gap:
             what, _, fix = gap.partition(". ")
-            yield warning(f"{_title(device)}: {what}", UNATTRIBUTED, fix)
+            why = UNATTRIBUTED_RAM if device.get("pool") == "unified" else UNATTRIBUTED
+            yield warning(f"{_title(device)}: {what}", why, fix)
         elif device.get("source") in SOURCES and means in COVERAGE:
             yield note(f"{_title(device)}: its memory is {COVERAGE[means]}", GAPS.get(means, ""))
 

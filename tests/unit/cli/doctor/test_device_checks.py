@@ -52,6 +52,19 @@ def test_memory_without_services_is_a_finding_with_its_fix() -> None:
     assert finding.fix == "Update the driver"
 
 
+def test_memory_of_services_that_is_host_ram_is_not_checked_by_free_memory() -> None:
+    board = {
+        "source": "nvml",
+        "name": "Orin",
+        "pool": "unified",
+        "attribution": "",
+        "attribution_gap": "no NVML. Declare",
+    }
+    [finding] = findings(host(board), "attribution of devices")
+    assert (finding.what, finding.fix) == ("device 0 (Orin): no NVML", "Declare")
+    assert "only a stop of its unit or container counts as an eviction" in finding.why
+
+
 def test_an_nvidia_card_and_an_unreadable_one_need_no_explanation() -> None:
     unreadable = host({**RADEON, "error": "amdgpu-unreadable: x"})
     for facts in (host({"source": "nvml", "attribution": "nvml"}), unreadable):
