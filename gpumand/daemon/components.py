@@ -22,6 +22,7 @@ from gpumand.consumers.routes import HttpRoutes
 from gpumand.containers.client import HelperContainers
 from gpumand.containers.services import UnitsAndContainers
 from gpumand.daemon.environment import boot_id, container_socket, own_uid, state_directory
+from gpumand.daemon.later_events import LaterEvents
 from gpumand.daemon.options import Options
 from gpumand.domain.consumer import Settings
 from gpumand.domain.events import Event
@@ -64,6 +65,7 @@ class Components:
     routes: HttpRoutes
     store: FileStore
     history: HistoryRecorder
+    later: LaterEvents
     memory: ProcMeminfo
     users: UserDirectory
 
@@ -83,6 +85,7 @@ class Components:
         ):
             await close_within_limit(part.close(), type(part).__name__)
         # Last: the components above may still write leases and history while they close.
+        self.later.deliver()
         await close_within_limit(self.store.close(), "the lease store")
         await close_within_limit(self.history.close(), "the history")
 
@@ -150,9 +153,11 @@ async def build_components(
     housekeeping = Housekeeping(arbiter, services, routes)
     logind_bus = connections.system_bus if options.user else bus
     logind = Logind(logind_bus) if logind_bus is not None else None
+    http = HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh)
+    history = HistoryRecorder(archive, clock, demand_log(settings.history))
     still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
     return Components(
-        http=HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh),
+        http=http,
         service=service,
         arbiter=arbiter,
         housekeeping=housekeeping,
@@ -163,7 +168,8 @@ async def build_components(
         source=source,
         routes=routes,
         store=store,
-        history=HistoryRecorder(archive, clock, demand_log(settings.history)),
+        history=history,
+        later=LaterEvents(http.publish, history.publish),
         memory=memory,
         users=users,
     )

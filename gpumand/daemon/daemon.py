@@ -138,8 +138,7 @@ class Daemon:
         if self._components is not None:
             self._components.service.publish(event)
             if not isinstance(event, STATE_CHANGE_EVENTS):
-                self._components.http.publish(event)
-                self._components.history.publish(event)
+                self._components.later.publish(event)
 
     # -- start and run -------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gpumand.state.spare_files import SpareFiles
+
 log = logging.getLogger(__name__)
 
 SUFFIX = ".json"
@@ -53,10 +55,17 @@ class Folder:
         self._quarantine = quarantine
         self._descriptor = -1
         self._sync: Callable[[int], None] = os.fsync
+        self._spares: SpareFiles | None = None
 
     def skip_syncs(self) -> None:
         """Do not wait for a disk: the directory is in memory, where a write is complete when it returns."""
         self._sync = _no_sync
+
+    def use_again(self, spares: SpareFiles) -> None:
+        """Use removed files again, in a directory in memory whose files are many and short-lived."""
+        if self._spares is not None:
+            self._spares.close()
+        self._spares = spares
 
     def write(self, stem: str, content: bytes) -> None:
         """Create or replace a file; after a crash it has the old or the new content. Raises OSError."""
@@ -68,9 +77,12 @@ class Folder:
 
     def remove(self, stem: str) -> None:
         """Remove a file; a missing file is not an error. Raises OSError."""
+        name, folder = stem + SUFFIX, self._open_once()
+        if self._spares is not None and self._spares.remove(folder, name):
+            return
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(stem + SUFFIX, dir_fd=self._open_once())
-            self._sync(self._descriptor)
+            os.unlink(name, dir_fd=folder)
+            self._sync(folder)
 
     def read_all(self) -> Iterator[tuple[str, bytes]]:
         """Stem and content of every file; unusable files are moved to quarantine. Raises OSError."""
@@ -97,7 +109,9 @@ class Folder:
             log.warning("%s cannot be moved to quarantine: %s", _printable(self._path / name), error.strerror)
 
     def close(self) -> None:
-        """Close the descriptor; the next operation opens it again."""
+        """Close the descriptors; the next operation opens them again."""
+        if self._spares is not None:
+            self._spares.close()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -105,8 +119,10 @@ class Folder:
     # -- one file ------------------------------------------------------------------------------------------------
 
     def _write(self, name: str, content: bytes) -> None:
-        temporary = name.join(_TEMPORARY)
         folder = self._open_once()
+        if self._spares is not None and self._spares.write(folder, name, content):
+            return
+        temporary = name.join(_TEMPORARY)
         # Write a temporary file, sync it, rename it over the old file and sync the directory: after a crash at any
         # moment the file is complete, with the old or the new content.
         try:

@@ -24,6 +24,7 @@ from gpumand.state.records import (
     encode_lease,
     encode_load,
 )
+from gpumand.state.spare_files import SpareFiles
 from gpumand.state.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class FileStore:
         self._in_memory = await self._worker.run(lambda: is_in_memory(self._directory))
         for folder in (self._leases, self._consumers, self._loads) if self._in_memory else ():
             folder.skip_syncs()
+        if self._in_memory:
+            self._leases.use_again(SpareFiles(self._directory / "spare"))
         return leases
 
     async def read_consumers(self) -> dict[str, tuple[bool | None, int]]:
