@@ -20,7 +20,6 @@ from gpumand.bus.options import (
     release_options,
     renew_ttl_sec,
 )
-from gpumand.bus.repeated_options import RepeatedOptions
 from gpumand.bus.status_encoder import StatusEncoder
 from gpumand.domain.errors import AccessDenied
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
@@ -43,7 +42,6 @@ class ManagerMethods:
         self._clients = clients
         self._authority = authority
         self._status_encoder, self._grant_encoder = StatusEncoder(), GrantEncoder()
-        self._acquire_options = RepeatedOptions()
         self.handlers: dict[tuple[str, str], Handler] = {
             (MANAGER, "Acquire"): self._acquire,
             (MANAGER, "Release"): self._release,
@@ -62,7 +60,7 @@ class ManagerMethods:
         }
 
     async def _acquire(self, call: IncomingCall) -> Reply:
-        consumer, options = _consumer(call), self._acquire_options.check(call.body[1])
+        consumer, options = _consumer(call), acquire_options(call.body[1])
         with self._clients.keep_watched(call.sender):
             owner = await self._owner(call, consumer, options)
             # The arbiter ends a client's requests when the bus announces that it left. A client that left before it was

@@ -120,8 +120,6 @@ class PublishedObjects:
             record = self._senders.get(type(event))
             if record is not None:
                 record(event)
-            # Announces changes that neither an event signal nor a reply follows.
-            self._connection.schedule_write()
         except BusLost as error:
             log.debug("%s was not announced: %s", type(event).__name__, error)
         except Exception:
@@ -151,12 +149,15 @@ class PublishedObjects:
 
     def _note_consumers(self, event: ConsumersChanged) -> None:
         self._consumers_changed |= event.names
+        self._connection.schedule_write()  # neither the signal of an event nor a reply may follow
 
     def _note_summary(self, event: SummaryChanged) -> None:
         self._summary_changed = True
+        self._connection.schedule_write()
 
     def _note_devices(self, event: DevicesChanged) -> None:
         self._devices_changed = True
+        self._connection.schedule_write()
 
     def flush(self) -> None:
         """Announce all changes that have not been announced yet. Raises BusLost if the connection is gone."""

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.bus import grant_encoder
-from gpumand.bus.grant_encoder import EXPIRES_MARK, GRANT_SIGNATURE, WAITED_MARK, GrantEncoder
+from gpumand.bus.body_templates import MARKS, MAX_TEMPLATES
+from gpumand.bus.grant_encoder import GRANT_SIGNATURE, GrantEncoder
 from gpumand.bus.marshalling import grant_entry
 from gpumand.bus.signal_encoder import encode_body
 from gpumand.domain.lease import Lease, LeaseLifetime, Owner
@@ -46,10 +46,10 @@ def test_replies_equal_the_encoding_of_dbus_fast(seed: int) -> None:
     for _ in range(400):
         grant = random_grant(draw)
         assert encoder.encode(grant) == plain(grant)
-    assert 0 < len(encoder._templates) <= grant_encoder.MAX_TEMPLATES
+    assert 0 < len(encoder._templates) <= MAX_TEMPLATES
 
 
-@pytest.mark.parametrize("usec", [0, 1, 2**63, WAITED_MARK, EXPIRES_MARK, 2**64 - 1, 2**64, -1])
+@pytest.mark.parametrize("usec", [0, 1, 2**63, *MARKS, 2**64 - 1, 2**64, -1])
 def test_every_time_is_written_in_its_place(usec: int) -> None:
     encoder, grant = GrantEncoder(), random_grant(random.Random(1))
     for waited_usec, expires_usec in ((usec, 5), (5, usec), (usec, usec)):
@@ -68,7 +68,7 @@ def test_grants_that_differ_in_id_and_times_share_a_template() -> None:
 
 def test_number_of_templates_is_bounded() -> None:
     encoder, grant = GrantEncoder(), random_grant(random.Random(4))
-    for number in range(3 * grant_encoder.MAX_TEMPLATES):
+    for number in range(3 * MAX_TEMPLATES):
         one = replace(grant, endpoint=f"http://127.0.0.1:{number}")
         assert encoder.encode(one) == plain(one)
-        assert len(encoder._templates) <= grant_encoder.MAX_TEMPLATES
+        assert len(encoder._templates) <= MAX_TEMPLATES

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.bus import lease_added
+from gpumand.bus.body_templates import MAX_TEMPLATES
 from gpumand.bus.interfaces import own_interfaces
 from gpumand.bus.lease_added import LeaseAddedEncoder
 from gpumand.bus.names import LEASE
@@ -51,7 +51,7 @@ def test_announcements_equal_the_encoding_of_dbus_fast(seed: int) -> None:
     for _ in range(400):
         lease = random_lease(draw)
         assert encoder.encode(lease_path(lease.id), lease_state(lease)) == plain(lease)
-    assert 0 < len(encoder._templates) <= lease_added.MAX_TEMPLATES
+    assert 0 < len(encoder._templates) <= MAX_TEMPLATES
 
 
 def test_lease_that_differs_in_id_and_times_needs_no_other_template() -> None:
@@ -64,7 +64,7 @@ def test_lease_that_differs_in_id_and_times_needs_no_other_template() -> None:
 
 def test_number_of_templates_is_bounded() -> None:
     encoder, lease = LeaseAddedEncoder(INTERFACE), random_lease(random.Random(2))
-    for number in range(3 * lease_added.MAX_TEMPLATES):
+    for number in range(3 * MAX_TEMPLATES):
         one = replace(lease, reason=f"reason {number}")
         assert encoder.encode(lease_path(one.id), lease_state(one)) == plain(one)
-        assert len(encoder._templates) <= lease_added.MAX_TEMPLATES
+        assert len(encoder._templates) <= MAX_TEMPLATES
