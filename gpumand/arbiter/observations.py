@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import ConsumerSpec, Health, UnitActivity, UnitState
-from gpumand.domain.container import service_of
 
 DOWN = frozenset({UnitActivity.INACTIVE, UnitActivity.FAILED})
 
@@ -101,11 +100,6 @@ def is_new_run(former: UnitState, now: UnitState) -> bool:
     """
     is_other = former.activity is UnitActivity.ACTIVATING or now.invocation_id != former.invocation_id
     return now.activity is UnitActivity.ACTIVE and is_other
-
-
-def runs_in(spec: ConsumerSpec, service: str) -> bool:
-    """Whether a unit, or a container by its name as a service, is one that the consumer runs in."""
-    return service in (spec.unit, service_of(spec.controlled_container)) and bool(service)
 
 
 def sources_of(spec: ConsumerSpec) -> tuple[object, ...]:

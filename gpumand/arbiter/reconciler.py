@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 
-from gpumand.arbiter.observations import DOWN, Observations, is_starting, runs_in, sources_of
+from gpumand.arbiter.observations import DOWN, Observations, is_starting, sources_of
 from gpumand.arbiter.residency_evidence import ResidencyEvidence
+from gpumand.arbiter.service_index import ServiceIndex
 from gpumand.arbiter.shown_memory import ShownMemory
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import location
@@ -37,6 +38,7 @@ class Reconciler:
 
     Attributes:
         observation_count: number of observations so far, without readings of VRAM.
+        services: the consumers by the unit and container they run in.
     """
 
     def __init__(self, state: ArbiterState) -> None:
@@ -46,23 +48,23 @@ class Reconciler:
         self._evidence = ResidencyEvidence(state)
         self._shown = ShownMemory(state, self._observations_of)
         self.observation_count = 0
+        self.services = ServiceIndex(state)
 
     def record_unit(self, unit: UnitState) -> None:
         """Store the state of a unit or container, from a signal or a query, for each consumer that runs in it."""
         self.observation_count += 1
-        for consumer in list(self._state.ledger.consumers.values()):
-            if runs_in(consumer.spec, unit.unit):
-                observations = self._observations_of(consumer)
-                has_new_run = observations.record(unit, self._state.clock.monotonic())
-                if consumer.unit_activity != unit.activity:
-                    self._state.ledger.update(consumer.name, unit_activity=str(unit.activity))
-                if has_new_run:
-                    observations.new_run_at = observations.unit_observed_at
-                    self._evidence.forget_run(consumer.name)
-                    self._state.ledger.update(consumer.name, footprint_seen=False, in_container=False)
-                self.reconcile(consumer.name)
-                if has_new_run:
-                    self._reserve_for_start(consumer.name)
+        for consumer in self.services.consumers_in(unit.unit):
+            observations = self._observations_of(consumer)
+            has_new_run = observations.record(unit, self._state.clock.monotonic())
+            if consumer.unit_activity != unit.activity:
+                self._state.ledger.update(consumer.name, unit_activity=str(unit.activity))
+            if has_new_run:
+                observations.new_run_at = observations.unit_observed_at
+                self._evidence.forget_run(consumer.name)
+                self._state.ledger.update(consumer.name, footprint_seen=False, in_container=False)
+            self.reconcile(consumer.name)
+            if has_new_run:
+                self._reserve_for_start(consumer.name)
 
     def _reserve_for_start(self, name: str) -> None:
         """Reserve the footprint of a consumer whose unit has just started, no matter which process started it.

@@ -81,8 +81,11 @@ class UnitStates:
 
     def _look_for_containers_of(self, unit: UnitState) -> None:
         """Read the containers of consumers whose unit has ended: ``docker run`` may have left them running."""
-        for spec in self._state.settings.consumers.values():
-            if spec.unit == unit.unit and spec.controlled_container and unit.activity in DOWN:
+        if unit.activity not in DOWN:
+            return
+        for consumer in self._reconciler.services.consumers_in(unit.unit):
+            spec = self._state.settings.consumers.get(consumer.name)
+            if spec is not None and spec.unit == unit.unit and spec.controlled_container:
                 self._scheduler.background.spawn(self._read(service_of(spec.controlled_container)))
 
     async def _read(self, service: str) -> None:
