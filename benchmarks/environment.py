@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import tempfile
-from asyncio.subprocess import DEVNULL, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ async def running_daemon(
     consumers: str,
     scheduler: str = "concurrent_leases = 0",
     command_prefix: Sequence[str] = (),
+    units: Collection[str] = (),
 ) -> AsyncIterator[RunningDaemon]:
     """Run the daemon over the simulated device.
 
@@ -102,13 +104,14 @@ async def running_daemon(
         consumers: the ``[consumers.…]`` tables.
         scheduler: the lines of the ``[scheduler]`` table.
         command_prefix: a program with its arguments that runs the daemon, such as valgrind.
+        units: names of inactive units, which a fake systemd on the bus knows; without any there is no systemd.
     """
     config = folder / "gpumand.toml"
     config.write_text(
         f'[scheduler]\n{scheduler}\n[gpu]\nsource = "simulated"\nsimulated_total_mib = [{TOTAL_MIB}]\n'
         f'simulated_dir = "{announcement_folder(folder)}"\n{consumers}'
     )
-    async with PrivateBus() as private:
+    async with PrivateBus() as private, _systemd(private.address, folder, units):
         options = ["--config", str(config), "--bus-address", private.address]
         state = ["--state-dir", str(folder / "state")]
         command = [*command_prefix, sys.executable, "-m", "gpumand", *options, *state]
@@ -123,6 +126,25 @@ async def running_daemon(
         finally:
             bus.disconnect()
             await _stop(daemon)
+
+
+@contextlib.asynccontextmanager
+async def _systemd(address: str, folder: Path, units: Collection[str]) -> AsyncIterator[None]:
+    """A fake systemd with these units on the bus at an address; none without units."""
+    if not units:
+        yield
+        return
+    file = folder / "units.json"
+    file.write_text(json.dumps({unit: {} for unit in units}))
+    command = ["-m", "gpumand.testing.systemd1", "--bus-address", address, "--units", str(file)]
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdin=DEVNULL, stdout=PIPE)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(START_SEC):
+            await process.stdout.readline()
+        yield
+    finally:
+        await _stop(process)
 
 
 def announcement_folder(folder: Path) -> Path:
