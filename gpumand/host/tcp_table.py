@@ -121,18 +121,22 @@ def listens_at(sockets: Sequence[TcpSocket], url: str) -> bool:
 
 def _local_server(sockets: Sequence[TcpSocket], url: str) -> int | None:
     """The port of a URL, where a socket of this namespace listens on it for the URL's host."""
+    return next((one.local[1] for one in listening_at(sockets, url)), None)
+
+
+def listening_at(sockets: Sequence[TcpSocket], url: str) -> Iterator[TcpSocket]:
+    """The sockets that listen at the address of a URL; none where it is one of another host."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
-        return None
+        return
     wanted = None if host == "localhost" else _address(host)
     if host != "localhost" and wanted is None:
-        return None  # a name of another host, as far as this table can tell
+        return  # a name of another host, as far as this table can tell
     for one in sockets:
         if one.state == LISTENING and one.local[1] == port and _is_reached(one.local[0], wanted, sockets):
-            return port
-    return None
+            yield one
 
 
 def _is_reached(listening: str, wanted: str | None, sockets: Sequence[TcpSocket]) -> bool:

@@ -158,3 +158,33 @@ def test_calibrate_of_a_lazy_server_needs_a_load_and_leaves_its_unit_running(hos
     assert tomllib.loads(used.stdout)["consumers"]["pictures"]["vram_resident_mib"] == 6016
     assert host.machine.show("pictures.service", "ActiveState") == "active"
     assert host.client.leases() == {}
+
+
+def test_program_that_listens_in_place_of_a_unit_is_named(host: Host) -> None:
+    host.server("fine", 1000, 9311)
+    host.server("taken", 1000, 9312)
+    host.unit("taken", "/bin/sleep infinity")
+    host.start()
+    host.machine.systemctl("start", "fine.service", "taken.service")
+    other = ["/usr/bin/python3", "-m", "http.server", "--bind", "127.0.0.1", "9312"]
+    host.machine.run(["systemd-run", "--quiet", "--unit=stale-server", *other])
+    try:
+        host.machine.wait_until(lambda: listens(host, 9311) and listens(host, 9312), "both servers listen")
+        (finding,) = found(examined(host.machine), "listeners")
+        assert finding["what"] == (
+            "taken: stale-server.service listens at http://127.0.0.1:9312, and taken.service does not"
+        )
+        assert found(examined(host.machine, OTHER_USER), "listeners")[0]["what"] == finding["what"]
+        host.machine.systemctl("stop", "taken.service")
+        (finding,) = found(examined(host.machine), "listeners")
+        assert "a server that taken.service starts cannot listen there" in finding["why"]
+    finally:
+        host.machine.systemctl("stop", "stale-server.service")
+    host.machine.wait_until(lambda: not listens(host, 9312), "the port is free")
+    assert found(examined(host.machine), "listeners") == []
+
+
+def listens(host: Host, port: int) -> bool:
+    """Whether anything listens at a port of the machine."""
+    rows = host.machine.run(["cat", "/proc/net/tcp"]).stdout.splitlines()
+    return any(f":{port:04X} 00000000:0000 0A" in row for row in rows)

@@ -32,6 +32,7 @@ from gpumand.cli.doctor.containers import with_container_facts
 from gpumand.cli.doctor.dmem import read_dmem, unread_cards
 from gpumand.cli.doctor.facts import Bus, ContainerFacts, Entry, Facts, UnitFacts
 from gpumand.cli.doctor.gateway import read_gateway
+from gpumand.cli.doctor.listeners import read_listeners
 from gpumand.cli.doctor.probes import probe_consumers
 from gpumand.cli.errors import NoBus, interpret
 from gpumand.cli.options import GlobalOptions
@@ -77,6 +78,7 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
         is_released = facts.status is not None and facts.status.get("driver_state") == "released"
         facts = replace(facts, driver=await host.driver(is_released=is_released))
     facts = await asyncio.to_thread(with_container_facts, facts)
+    facts = replace(facts, listeners=await asyncio.to_thread(read_listeners, facts.consumers.values()))
     dmem = await asyncio.to_thread(read_dmem, set(facts.unit_names.values()), host_root())
     unread = await asyncio.to_thread(unread_cards, host_root())
     gateway = await asyncio.to_thread(read_gateway) if facts.is_system else None
@@ -263,4 +265,5 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
         result=str(service.get("Result", "")),
         ip_allow=networks_of(service.get("IPAddressAllow")),
         ip_deny=networks_of(service.get("IPAddressDeny")),
+        control_group=str(service["ControlGroup"]) if "ControlGroup" in service else None,
     )

@@ -94,6 +94,7 @@ class UnitFacts:
     """A systemd unit; the attributes are named after the unit's D-Bus properties.
 
     ``name`` is the configured name, ``id`` the unit's primary name: they differ when the configured name is an alias.
+    ``control_group`` is "" while it does not run, and None where the manager does not report it.
     """
 
     name: str
@@ -111,6 +112,7 @@ class UnitFacts:
     result: str = ""
     ip_allow: tuple[str, ...] = ()
     ip_deny: tuple[str, ...] = ()
+    control_group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ class Facts:
         dmem: the cgroup controller that counts VRAM; None where the kernel or the drivers do not have it.
         routes: answers of the health routes, by consumer.
         busy: answers of the busy routes, by consumer; only of those with a loaded model.
+        listeners: for consumers with a unit, the cgroup of each socket that listens at their url; "" where unknown.
         containers: running containers; None when they were not looked for.
         gateway: the gateway; None when it is not configured.
         packages: what apt says about the packages that findings may name.
@@ -273,6 +276,7 @@ class Facts:
     dmem: Dmem | None = None
     routes: Mapping[str, Health] = field(default_factory=dict)
     busy: Mapping[str, BusyReport] = field(default_factory=dict)
+    listeners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     containers: ContainerFacts | None = None
     gateway: GatewayFacts | None = None
     packages: Packages = field(default_factory=Packages)
