@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gpumand.domain import placement
 from gpumand.domain.decision import Requirement
 from gpumand.domain.device import Devices
 from gpumand.domain.planning import decide, decide_within_job
@@ -43,6 +44,12 @@ def counted_as_busy(state: ConsumerState, now: float) -> ConsumerState:
 
 
 def _without_claim(view: View, requirement: Requirement) -> View:
-    """The view as if the job had not bound the consumer to its devices, so that others can be chosen."""
-    state = view.consumers[requirement.consumer].with_changes(claimed_at=None, devices=())
+    """The view as if the job had not bound the consumer to its devices, so that others can be chosen.
+
+    A consumer whose process is on them stays there.
+    """
+    state = view.consumers[requirement.consumer]
+    if state.residency in placement.LOCATED:
+        return view
+    state = state.with_changes(claimed_at=None, devices=())
     return replace(view, consumers={**view.consumers, state.name: state})

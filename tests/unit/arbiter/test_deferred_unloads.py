@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from random import Random
 
 import pytest
 
+from gpumand.arbiter.deferred_unloads import DeferredUnload
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
 from gpumand.domain.errors import EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
@@ -189,3 +191,47 @@ async def test_manual_eviction_gives_way_to_a_request_and_names_the_clients() ->
     assert grant.evicted == ("recent",)
     with pytest.raises(EvictionFailed, match="its unload waits for the requests of 1 client"):
         await evicting
+
+
+async def random_demand(seed: int) -> tuple[int, float]:
+    """Requests while clients of the servers come and go: how many timed out, and for how long all of them waited."""
+    random, names = Random(seed), "abcde"
+    world = FakeWorld(
+        [routed(name, random.choice([7000, 9000, 11000])) for name in names],
+        scheduler=SchedulerSettings(concurrent_leases=0),
+    )
+    world.vram.read_sec = READ_SEC
+    await world.start()
+    timed_out, waited_sec = 0, 0.0
+    async with housekeeping(world):
+        for number in range(12):
+            for name in names:
+                server = world.routes.consumer(name)
+                server.jobs = 1 if random.random() < 0.4 else 0
+                server.lies = bool(server.jobs)
+            began = world.clock.monotonic()
+            try:
+                options = AcquireOptions(timeout_sec=20)
+                grant = await world.arbiter.acquire(client(number + 1), random.choice(names), options)
+                await world.clock.sleep(random.uniform(0.0, 5.0))
+                await world.arbiter.release(grant.lease.id)
+            except TimedOut:
+                timed_out += 1
+            waited_sec += world.clock.monotonic() - began
+            await world.clock.sleep(random.uniform(0.0, 30.0))
+    assert ooms(world) == 0
+    return timed_out, waited_sec
+
+
+def test_random_demand_is_served_no_worse_than_by_waiting_for_each_unload(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each in a loop of its own, which ends the jobs that are left.
+    now = [asyncio.run(random_demand(seed)) for seed in range(12)]
+
+    async def go_on(*_: object, **__: object) -> int:
+        return 0
+
+    monkeypatch.setattr(DeferredUnload, "jobs_in_the_way", go_on)
+    before = [asyncio.run(random_demand(seed)) for seed in range(12)]
+
+    assert sum(timed_out for timed_out, _ in now) < sum(timed_out for timed_out, _ in before)
+    assert sum(waited_sec for _, waited_sec in now) < sum(waited_sec for _, waited_sec in before)
