@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import replace_file
-from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.commands import run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.port_wait import POLL_SEC, unit_state, wait_for_ports
@@ -81,7 +81,7 @@ class Undo:
         return {} if is_final else self._uses(plan.services)
 
     def _configure_gateway(self, plan: UndoPlan, *, is_restart: bool) -> None:
-        if not is_active(GATEWAY, user=False):
+        if _is_stopped(GATEWAY):
             return
         try:
             # Requests of other services go on over a reload. Sockets that systemd has passed stay open until a restart.
@@ -100,7 +100,7 @@ class Undo:
             commands = [("systemctl", "stop", GATEWAY), ("systemctl", "enable", "--now", *names)]
         if is_told:
             verb = "start" if names else "reload"
-            commands += [("systemctl", verb, GATEWAY)] if names or is_active(GATEWAY, user=False) else []
+            commands += [("systemctl", verb, GATEWAY)] if names or not _is_stopped(GATEWAY) else []
         with suppress(Failure):
             run_all(commands, self._dialog)
 
@@ -117,7 +117,7 @@ class Undo:
             units = [one.unit for one in restarted]
             run_all([("systemctl", "try-restart", "--no-block", *units)], self._dialog)
         failure = self._await(restarted, signals)
-        if is_active(DAEMON, user=False):
+        if not _is_stopped(DAEMON):
             self._reload()
         self._forget(plan.services if failure is None else [one for one in plan.services if one not in restarted])
         if failure is not None:
@@ -172,6 +172,11 @@ def _wait_until_closed(services: Iterable[MovedService]) -> None:
             what = f"the gateway still listens at port {', '.join(map(str, sorted(open_ports)))}"
             raise Failure(ExitCode.FAILURE, f"{what}. See journalctl --unit=gpumand-gateway, and repeat this command")
         time.sleep(POLL_SEC)
+
+
+def _is_stopped(unit: str) -> bool:
+    """Whether a unit reads its files at its next start only. One that is starting may have read them already."""
+    return unit_state(unit).active in ("inactive", "failed")
 
 
 def _gateway_pid() -> int:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_api import gateway_of
@@ -14,12 +17,12 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.swap_undo.carry_out import Undo
 from gpumand.cli.swap_undo.former import with_former_moves
-from gpumand.cli.swap_undo.plan import UndoPlan, plan_undo
+from gpumand.cli.swap_undo.plan import UndoPlan, hint, plan_undo
 from gpumand.cli.swap_undo.record import RECORD, MovedService, SwapRecord, read_record
 from gpumand.cli.swap_undo.work_check import services_in_use
 from gpumand.client.client import Client
 from gpumand.client.errors import GpumandError
-from gpumand.config import ConfigProblems
+from gpumand.config import ConfigProblems, load
 
 FORCED = "sudo gpumanctl init --undo --force"
 
@@ -35,6 +38,11 @@ def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_for
     """
     if os.geteuid() != 0:
         raise Failure(ExitCode.FAILURE, "only root can undo it. Run: sudo gpumanctl init --undo")
+    with _alone(Places().units):
+        return _undo(options, is_confirmed=is_confirmed, is_dry_run=is_dry_run, is_forced=is_forced)
+
+
+def _undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_forced: bool) -> int:
     record = _moved_services()
     if not record.services:
         print("Nothing to undo: no service was moved behind the gateway.")
@@ -95,7 +103,7 @@ class _Run:
         busy = done.carry_out(plan)
         back = [one.consumer for one in plan.services if one.consumer not in busy]
         self._dialog.heading(f"Back at the former ports: {', '.join(back) or 'none'}.")
-        self._dialog.say(*plan.hints)
+        self._dialog.say(*dict.fromkeys((*plan.hints, *map(hint, _at_new_urls(plan.services)))))
         self._dialog.say(*(f"{name} stays: {_not_now(what)}" for name, what in busy.items()))
         is_complete = not busy and not self._stay and not plan.refused
         if is_complete:
@@ -134,6 +142,29 @@ class _Run:
         if plan.hints:
             dialog.heading("Then do yourself:")
             dialog.say(*plan.hints)
+
+
+def _at_new_urls(services: Iterable[MovedService]) -> list[MovedService]:
+    """Services for which the configuration still has the new port, as in a file that was renamed since."""
+    try:
+        consumers = load(Places().config).consumers
+    except ConfigProblems:
+        return []
+    urls = {one.consumer: consumers[one.consumer].url for one in services if one.consumer in consumers}
+    return [one for one in services if urls.get(one.consumer, "").rstrip("/").endswith(f":{one.new_port}")]
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep out a second run. Raises Failure if there is one."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Failure(ExitCode.FAILURE, "another gpumanctl init --undo is at work. Wait until it has ended") from None
+    finally:
+        os.close(descriptor)
 
 
 def _not_now(what: str) -> str:

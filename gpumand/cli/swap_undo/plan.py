@@ -37,7 +37,7 @@ class UndoPlan:
     @property
     def hints(self) -> list[str]:
         """What the administrator has to do for services that a person has moved, one line each."""
-        return [_hint(one) for one in self.services if one.url is None or one.drop_in is None]
+        return [hint(one) for one in self.services if one.url is None or one.drop_in is None]
 
     @property
     def gateway_files(self) -> set[Path]:
@@ -93,7 +93,8 @@ def _edits(service: MovedService) -> list[Edit]:
     return edits
 
 
-def _hint(service: MovedService) -> str:
+def hint(service: MovedService) -> str:
+    """What the administrator has to do for a service whose url, or whose server, the undo does not change."""
     url = f"set its url in /etc/gpumand to http://127.0.0.1:{service.old_port}, and run: sudo gpumanctl reload"
     if service.drop_in is not None:
         return f"{service.consumer}: {url}"

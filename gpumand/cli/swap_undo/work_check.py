@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_api import GatewayApi
-from gpumand.cli.setup.commands import is_active
 from gpumand.cli.setup.port_wait import unit_state
 from gpumand.cli.swap_undo.record import MovedService
 from gpumand.client.client import Client
@@ -41,8 +40,8 @@ def services_in_use(bus: str, services: Iterable[MovedService], gateway: Gateway
         Failure: gpumand runs and does not answer, so that leases are not known.
     """
     running = [one for one in services if not one.unit or unit_state(one.unit).is_running]
-    # Leases end with the daemon. Without it there are none, and a call would start it.
-    if not running or not is_active(DAEMON, user=False):
+    # Leases end when the daemon is stopped, and a call would start it. Its restart keeps them.
+    if not running or unit_state(DAEMON).active == "inactive":
         return {}
     try:
         status = asyncio.run(_status(bus))

@@ -10,6 +10,7 @@ import pytest
 
 from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_api import GatewayApi
+from gpumand.cli.setup.port_wait import SystemctlState
 from gpumand.cli.swap_undo import work_check
 from gpumand.cli.swap_undo.record import MovedService
 from gpumand.config import load
@@ -25,7 +26,7 @@ NOT_THE_GATEWAY = -1
 @pytest.fixture(autouse=True)
 def runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon of the test is no unit of the system, and there is no configuration in /etc."""
-    monkeypatch.setattr(work_check, "is_active", lambda unit, user: True)
+    monkeypatch.setattr(work_check, "unit_state", lambda unit: SystemctlState("activating"))
     monkeypatch.setattr(work_check, "_gateway_uid", lambda: NOT_THE_GATEWAY)
 
 
@@ -94,3 +95,12 @@ async def test_a_daemon_that_does_not_answer_is_not_taken_for_one_without_leases
         await host.end()
         with pytest.raises(Failure, match="gpumand does not say what is leased"):
             await uses(host)
+
+
+async def test_a_daemon_that_was_stopped_has_no_leases_and_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with live_host(tmp_path, {"llm": 6000}) as host:
+        await host.end()
+        monkeypatch.setattr(work_check, "unit_state", lambda unit: SystemctlState("inactive"))
+        assert await uses(host) == {}

@@ -43,6 +43,8 @@ class FakeHost:
         steps: commands and files, in order.
         kill_at: number of the step at which the undo is killed; -1 = never.
         failing: commands that fail, by their verb.
+        stuck: services that do not come back.
+        units: states of the gateway and of gpumand.
     """
 
     places: Places
@@ -52,6 +54,7 @@ class FakeHost:
     kill_at: int = -1
     failing: set[str] = field(default_factory=set)
     stuck: set[str] = field(default_factory=set)
+    units: dict[str, str] = field(default_factory=lambda: {GATEWAY: "active", DAEMON: "active"})
 
     def step(self, what: str) -> None:
         if len(self.steps) == self.kill_at:
@@ -89,7 +92,8 @@ class FakeHost:
         return [*services, *(Listener("127.0.0.1", OLD_PORTS[name], GATEWAY_PID) for name in self.open)], False
 
     def state(self, unit: str) -> SystemctlState:
-        return SystemctlState("active" if unit.removesuffix(".service") in self.ports else "inactive")
+        is_running = unit in self.units or unit.removesuffix(".service") in self.ports
+        return SystemctlState(self.units.get(unit, "active") if is_running else "inactive")
 
 
 @pytest.fixture
@@ -107,7 +111,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHost:
     for module in (carry_out, port_wait):
         monkeypatch.setattr(module, "unit_state", made.state)
     monkeypatch.setattr(carry_out, "run_all", made.run_all)
-    monkeypatch.setattr(carry_out, "is_active", lambda unit, user: unit in (GATEWAY, DAEMON))
     monkeypatch.setattr(carry_out, "listeners", made.listeners)
     monkeypatch.setattr(carry_out, "_gateway_pid", lambda: GATEWAY_PID)
     monkeypatch.setattr(carry_out, "CLOSE_SEC", 0.1)
@@ -241,4 +244,21 @@ def test_units_that_were_enabled_for_it_are_disabled_after_the_last_service(
     assert f"disable --now {GATEWAY}" not in host.steps
     undo(host)
     assert host.steps[-1] == f"disable --now {GATEWAY}"
+    assert_is_back(host)
+
+
+@pytest.mark.parametrize("state", ["active", "activating", "reloading", "deactivating"])
+def test_units_that_are_starting_read_their_files_again(host: FakeHost, state: str) -> None:
+    host.units |= {GATEWAY: state, DAEMON: state}
+    undo(host)
+    assert {f"reload {GATEWAY}", "reload of gpumand"} <= set(host.steps)
+    assert_is_back(host)
+
+
+@pytest.mark.parametrize("state", ["inactive", "failed"])
+def test_units_that_are_stopped_stay_so(host: FakeHost, state: str) -> None:
+    host.units |= {GATEWAY: state, DAEMON: state}
+    host.open.clear()
+    undo(host)
+    assert not {f"reload {GATEWAY}", "reload of gpumand"} & set(host.steps)
     assert_is_back(host)

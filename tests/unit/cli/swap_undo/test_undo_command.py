@@ -104,3 +104,18 @@ def test_force_goes_without_the_question_for_uses(places: Places, monkeypatch: p
     done = run("--undo", "--dry-run", "--force")
     assert done.exit_code == 0, done.output
     assert "ollama goes back from port 11435 to 11434" in done.output
+
+
+def test_a_second_run_at_the_same_time_is_refused(places: Places) -> None:
+    with command._alone(places.units):
+        done = run("--undo", "--dry-run")
+    assert (done.exit_code, "another gpumanctl init --undo is at work" in done.output) == (1, True)
+    assert run("--undo", "--dry-run").exit_code == 0
+
+
+def test_a_url_in_a_file_that_was_renamed_since_is_named(places: Places) -> None:
+    (service,) = read_record(places.record).services.values()
+    assert command._at_new_urls([service]) == [service]
+    assert places.config is not None
+    places.config.write_text(places.config.read_text().replace("11435", "11434"))
+    assert command._at_new_urls([service]) == []
