@@ -85,8 +85,8 @@ def published(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(params=SUITES)
 def system(request: pytest.FixtureRequest, published: Published) -> Iterator[Machine]:
     """A machine with the dependencies of the package, without gpumand and without other sources of packages."""
-    # The trees of Debian are those of the other tests of the package.
-    extra = ("curl",) if request.param in UBUNTU else TEST_PACKAGES
+    # The trees are those of the other tests of the package.
+    extra = ("curl", "polkitd") if request.param in UBUNTU else TEST_PACKAGES
     one = Machine(tree(request.param, (*extra, *dependencies(published.package.deb))))
     one.boot()
     one.remove("/var/lib/man-db/auto-update", "/etc/apt/sources.list")
