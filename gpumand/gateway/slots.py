@@ -1,9 +1,9 @@
 """Limits how many requests a consumer works on at a time, and divides these slots fairly between clients.
 
 Servers slow down or fail with too many requests in parallel. Requests beyond the limit wait here, before they need a
-lease, in the order of gpumand's own queue: a request gains 100 points of priority in ``AGING_SEC``, so that no stream
-of requests overtakes it for ever, and a client with many requests counts as if it had sent each one when the ones
-before it would be done. Some slots may be reserved for interactive keys.
+lease. Clients take turns, however many requests each of them has sent, by ``slot_shares``. The priority of a request
+is worth a head start, and a client gains 100 points of it in ``AGING_SEC`` without a turn, as in gpumand's own queue,
+so that no stream of requests overtakes it for ever. Some slots may be reserved for interactive keys.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpumand.domain.consumer import SchedulerSettings
-from gpumand.domain.fairness import FairShare
 from gpumand.domain.queue import virtual_arrival
 from gpumand.gateway.requests import Client
+from gpumand.gateway.slot_shares import SlotShares
 
 AGING_SEC = SchedulerSettings().aging_sec
 """Seconds of waiting that are worth 100 points of priority, as by default in gpumand's queue."""
@@ -40,14 +40,17 @@ class Slot:
 
     Attributes:
         client: the client.
-        rank: the place in the order of waiting requests; the lowest one is next.
-        work_sec: what the request was charged in its client's share.
+        number: increases with each request of the queue.
+        priority: its priority, -100 to 100.
+        arrived_at: when it has arrived, in seconds of the queue's clock.
+        work_sec: what its client was charged for it.
         began_at: when it got its slot, in seconds of the queue's clock; None while it waits.
         ready: resolved when the request may go on.
     """
 
-    def __init__(self, queue: SlotQueue, client: Client, rank: tuple[float, int], work_sec: float) -> None:
-        self.client, self.rank, self.work_sec = client, rank, work_sec
+    def __init__(self, queue: SlotQueue, client: Client, number: int, priority: int, arrived_at: float) -> None:
+        self.client, self.number, self.priority, self.arrived_at = client, number, priority, arrived_at
+        self.work_sec = 0.0
         self.began_at: float | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
@@ -68,7 +71,7 @@ class SlotQueue:
     def __init__(self, limits: SlotLimits, clock: Callable[[], float] | None = None) -> None:
         self.limits = limits
         self._clock = clock or asyncio.get_running_loop().time
-        self._shares = FairShare()
+        self._shares = SlotShares()
         self._work_sec = FIRST_WORK_SEC
         self._running: set[Slot] = set()
         self._waiting: list[Slot] = []
@@ -82,9 +85,7 @@ class SlotQueue:
     def request(self, client: Client, priority: int = 0) -> Slot:
         """Add a request; its slot is ready at once if there is room."""
         self._last += 1
-        delay_sec, work_sec = self._charge(client.name) if self.limits.total else (0.0, 0.0)
-        rank = virtual_arrival(self._clock() + delay_sec, priority, AGING_SEC), self._last
-        slot = Slot(self, client, rank, work_sec)
+        slot = Slot(self, client, self._last, priority, self._clock())
         self._waiting.append(slot)
         self.admit()
         return slot
@@ -96,12 +97,11 @@ class SlotQueue:
             self._measure(slot)
         elif slot in self._waiting:
             self._waiting.remove(slot)
-            self._shares.refund(slot.client.name, slot.work_sec)
         slot.ready.cancel()
         self.admit()
         if self.is_empty:
             # Names of clients are addresses where there are no keys, so they must not be kept for ever.
-            self._shares = FairShare()
+            self._shares = SlotShares()
 
     def admit(self) -> None:
         """Let requests go on as far as there is room."""
@@ -109,22 +109,26 @@ class SlotQueue:
             self._waiting.remove(slot)
             self._running.add(slot)
             slot.began_at = self._clock()
+            if self.limits.total:
+                slot.work_sec = max(MIN_WORK_SEC, self._work_sec)
+                self._shares.charge(slot.client.name, slot.work_sec, slot.began_at)
             slot.ready.set_result(None)
 
-    def _charge(self, client: str) -> tuple[float, float]:
-        """By how many seconds a request of a client counts as having arrived later, and what the client is charged."""
-        work_sec = max(MIN_WORK_SEC, self._work_sec)
-        delay_sec = self._shares.delay_sec(client, self._clock(), work_sec, AGING_SEC)
-        # The share is capped, so that a larger refund would let a client reset it by leaving.
-        return delay_sec, min(work_sec, AGING_SEC - delay_sec)
+    def _rank(self, slot: Slot) -> tuple[float, int]:
+        """The place of a waiting request: the lowest one is next."""
+        name = slot.client.name
+        since = virtual_arrival(self._shares.waits_since(name, slot.arrived_at), slot.priority, AGING_SEC)
+        return self._shares.start_of(name) + since, slot.number
 
     def _measure(self, slot: Slot) -> None:
         if slot.began_at is not None:
-            self._work_sec += (self._clock() - slot.began_at - self._work_sec) / MEAN_OF
+            used_sec = self._clock() - slot.began_at
+            self._work_sec += (used_sec - self._work_sec) / MEAN_OF
+            self._shares.correct(slot.client.name, max(MIN_WORK_SEC, used_sec) - slot.work_sec)
 
     def _next(self) -> Slot | None:
         fitting = [one for one in self._waiting if self._fits(one)]
-        return min(fitting, key=lambda one: one.rank, default=None)
+        return min(fitting, key=self._rank, default=None)
 
     def _fits(self, slot: Slot) -> bool:
         reserved = 0 if slot.client.is_interactive else self.limits.reserved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpumand.gateway.requests import Client
+from gpumand.gateway.slot_shares import MAX_CLIENTS
 from gpumand.gateway.slots import AGING_SEC, Slot, SlotKeeper, SlotLimits, SlotQueue
 
 A, B = Client("a"), Client("b")
@@ -135,6 +136,54 @@ async def test_burst_of_one_client_delays_another_by_one_request_only() -> None:
     burst[0].leave()
 
     assert going(other) == [True]
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+async def test_client_with_an_hour_of_backlog_takes_turns_with_one_that_comes_later(slots: int) -> None:
+    clock = Clock()
+    queue = SlotQueue(SlotLimits(slots), clock)
+    backlog = [queue.request(A) for _ in range(1200)]
+    running = backlog[:slots]
+    served = {"a": 0, "b": 0}
+
+    def finish() -> None:
+        """The oldest running request ends; of the client b, one request is waiting all the time."""
+        clock.now += 3.0
+        running.pop(0).leave()
+        (begun,) = [one for one in (*backlog, later[-1]) if going(one)[0] and one.began_at == clock.now]
+        running.append(begun)
+        served[begun.client.name] += 1
+        if begun is later[-1]:
+            later.append(queue.request(B))
+
+    later = [queue.request(B)]
+    for _ in range(100):
+        finish()
+    assert served == {"a": 50, "b": 50}
+
+    # Also after a time in which the backlog had all slots to itself, for which it owes nothing.
+    later[-1].leave()
+    for _ in range(100):
+        clock.now += 3.0
+        running.pop(0).leave()
+        running.extend(one for one in backlog if going(one)[0] and one.began_at == clock.now)
+    served.update(a=0, b=0)
+    later.append(queue.request(B))
+    for _ in range(100):
+        finish()
+    assert served == {"a": 50, "b": 50}
+
+
+async def test_clients_without_number_are_not_remembered_for_ever() -> None:
+    queue = SlotQueue(SlotLimits(1), Clock())
+    held = queue.request(A)
+    for number in range(MAX_CLIENTS + 10):
+        running = queue.request(Client(str(number)))
+        held.leave()
+        assert going(running) == [True]
+        held = running
+
+    assert len(queue._shares._clocks) <= MAX_CLIENTS
 
 
 async def test_reserved_slots_are_for_interactive_clients() -> None:
