@@ -65,12 +65,17 @@ async def measure(folder: Path) -> list[Row]:
         await stack.enter_async_context(consumer_process("llm", 1024, *where))
         table = f'[consumers.llm]\nvram_resident_mib = 1024\nurl = "http://127.0.0.1:{service.port}"\n'
         daemon = await stack.enter_async_context(running_daemon(folder, table))
-        gateway = await stack.enter_async_context(_gateway(folder, daemon))
+        gateway, entrance = await stack.enter_async_context(_gateway(folder, daemon))
         nginx = await stack.enter_async_context(_nginx(folder, service.port))
         places = (service, nginx, gateway)
         rows = [await _added("time to first byte", places, partial(_first_bytes, REQUESTS), FIRST_BYTE_MS)]
         rows.append(await _added("time per streamed chunk", places, _chunks, CHUNK_MS))
         rows += await _floods(nginx, gateway, daemon)
+        by_model = (service, nginx, entrance)
+        rows.append(
+            await _added("time to first byte, one address", by_model, partial(_first_bytes, REQUESTS), FIRST_BYTE_MS)
+        )
+        rows += await _entrance_floods(entrance)
         return rows + await _idle(gateway)
 
 
@@ -96,9 +101,16 @@ async def _service() -> AsyncIterator[Place]:
 
 
 @contextlib.asynccontextmanager
-async def _gateway(folder: Path, daemon: RunningDaemon) -> AsyncIterator[Place]:
-    port, file = _free_port(), folder / "gateway.toml"
-    file.write_text(f'[gateway.listeners.llm]\nlisten = "127.0.0.1:{port}"\n', encoding="utf-8")
+async def _gateway(folder: Path, daemon: RunningDaemon) -> AsyncIterator[tuple[Place, Place]]:
+    """The gateway: the listener of the service, and the address for all models, which reads the body of a request."""
+    port, own, file = _free_port(), _free_port(), folder / "gateway.toml"
+    state = folder / "gateway-state"
+    state.mkdir()
+    text = (
+        f'[gateway]\nlisten = "127.0.0.1:{own}"\nstate_dir = "{state}"\n[gateway.models]\nm = "llm"\ndiscover = false\n'
+    )
+    text += f'[gateway.listeners.llm]\nlisten = "127.0.0.1:{port}"\n'
+    file.write_text(text, encoding="utf-8")
     command = ("-m", "benchmarks.gateway_process", str(file), daemon.address)
     with (folder / "gateway.log").open("wb") as log:
         # An installed gateway finds its bytecode, and does not spend memory on compiling: the first run compiles.
@@ -106,7 +118,7 @@ async def _gateway(folder: Path, daemon: RunningDaemon) -> AsyncIterator[Place]:
             await _until_open(port)
         async with _process(sys.executable, *command, stderr=log.fileno()) as process:
             await _until_open(port)
-            yield Place(port, (process.pid,))
+            yield Place(port, (process.pid,)), Place(own, (process.pid,))
 
 
 @contextlib.asynccontextmanager
@@ -208,15 +220,33 @@ async def _floods(nginx: Place | None, gateway: Place, daemon: RunningDaemon) ->
     cost = median([one[2] for one in ours]) * 1e3
     rate = median([one[0] / one[1] for one in ours])
     arbiter = median([cpu / one[0] for cpu, one in zip(daemon_cpu, ours, strict=True)]) * 1e3
-    reference, ratio, theirs_rate = "", None, ""
+    reference, ratio, theirs_rate, theirs_clock = "", None, "", ""
     if theirs:
         nginx_cost = median([one[2] for one in theirs]) * 1e3
         reference, ratio = f"nginx: {nginx_cost:.3f} ms", cost / nginx_cost
         theirs_rate = f"nginx: {median([one[0] / one[1] for one in theirs]):,.0f}/s"
+        theirs_clock = f"nginx: {_answered_per_sec(theirs):,.0f}/s"
     return [
         Row("processor per request", f"{cost:.3f} ms", reference, ratio, f"≤ {CPU_MS:g} ms", cost <= CPU_MS),
         Row("requests per second of one core", f"{rate:,.0f}/s", theirs_rate, None, f"≥ {RATE:,}/s", rate >= RATE),
+        Row("requests per second by the wall clock", f"{_answered_per_sec(ours):,.0f}/s", theirs_clock),
         Row("processor of gpumand per request, leases in force", f"{arbiter:.4f} ms"),
+    ]
+
+
+def _answered_per_sec(floods: Sequence[tuple[int, float, float]]) -> float:
+    """Requests in a second of the wall clock, in which the client and the service use the processor too."""
+    return median([one[0] for one in floods]) / FLOOD_SEC
+
+
+async def _entrance_floods(entrance: Place) -> list[Row]:
+    """What a request costs whose consumer is found by the model in its body."""
+    await asyncio.to_thread(flood, entrance.port, FLOOD_CONNECTIONS, 0.5)
+    ours = [await _flood(entrance) for _ in range(FLOODS)]
+    cost = median([one[2] for one in ours]) * 1e3
+    return [
+        Row("processor per request, one address", f"{cost:.3f} ms", "", None, f"≤ {CPU_MS:g} ms", cost <= CPU_MS),
+        Row("requests per second by the wall clock, one address", f"{_answered_per_sec(ours):,.0f}/s"),
     ]
 
 
