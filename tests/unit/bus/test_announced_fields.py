@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "unit_activity": "active",
     "memory_missing": True,
     "unload_pending": True,
+    "unload_deferred": True,
     "start_overdue": True,
     "sleeping": True,
     "turn": Turn(ends_at=5.0),
