@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.domain.device import Devices, Reading
 from gpumand.domain.driver_power import CardPower, CardState, DriverPower
 from gpumand.domain.errors import GpumandError
 from gpumand.domain.request import AcquireOptions
@@ -107,11 +108,22 @@ async def test_request_for_the_card_is_decided_on_a_new_reading(laptop: Laptop) 
     assert (await laptop.reads_in(20))[0] >= 9, "a leased consumer is watched"
 
 
-async def test_reading_that_began_before_a_request_for_the_card_does_not_decide_it(laptop: Laptop) -> None:
+async def test_reading_that_began_before_a_request_for_the_card_does_not_decide_it(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await laptop.start()
     await laptop.use_chat()
     laptop.vram.hold(7, 20000, device=CARD, name="game")
-    laptop.vram.read_sec = 1.0
+    read = laptop.vram.read
+
+    async def read_late(only: Devices = ()) -> Reading:
+        """Read the integrated GPU a second after it was decided which devices are read."""
+        found = await read(only)
+        await laptop.world.clock.sleep(1.0)
+        now = laptop.world.clock.monotonic()
+        return replace(found, devices=tuple(replace(one, taken_at=now) if one.index else one for one in found.devices))
+
+    monkeypatch.setattr(laptop.vram, "read", read_late)
     reading = asyncio.create_task(laptop.world.arbiter.state.sample())
     await laptop.world.clock.sleep(0.5)
     with pytest.raises(GpumandError, match="game"):
@@ -125,7 +137,7 @@ async def test_reading_at_the_moment_of_a_request_for_the_card_does_not_decide_i
     laptop.vram.hold(7, 20000, device=CARD, name="game")
     await laptop.world.arbiter.state.sample()
     with pytest.raises(GpumandError, match="game"):
-        await laptop.acquire("llm", timeout_sec=0.0)
+        await laptop.acquire("llm", timeout_sec=5.0)
 
 
 async def test_reservation_without_a_device_is_made_on_the_card(laptop: Laptop) -> None:
