@@ -7,10 +7,29 @@ aiohttp creates two TLS contexts of its own at its import and reads the certific
 from __future__ import annotations
 
 import importlib
+import os
 import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from gpumand.http.later_names import imported_later
+
+SELDOM_USED = {
+    "urllib.request": ("getproxies", "proxy_bypass"),
+    "email.parser": ("HeaderParser",),
+    "email.policy": ("HTTP",),
+    "html": ("escape",),
+    "tempfile": ("SpooledTemporaryFile",),
+    "mimetypes": (),
+    "idna": (),
+    "uuid": (),
+}
+"""Names that aiohttp uses for proxies of the environment, parameters of content types, error pages, uploads, cookies in
+files and forms; of the modules without names it uses attributes only."""
+
+NO_EXTENSION = "FROZENLIST_NO_EXTENSIONS"
+"""A variable of the library frozenlist, read at its import."""
 
 
 def import_aiohttp() -> None:
@@ -20,8 +39,22 @@ def import_aiohttp() -> None:
     own therefore fails, and is not sent unprotected.
     """
     if "aiohttp.connector" not in sys.modules:
-        with _without_certificates():
+        with _without_certificates(), imported_later(SELDOM_USED), _without_extension():
             importlib.import_module("aiohttp")
+            importlib.import_module("aiohttp.web_protocol")  # the servers of both processes need it
+
+
+@contextmanager
+def _without_extension() -> Iterator[None]:
+    """Import frozenlist in its form without C++, whose library takes 1 MB. aiohttp uses it for its signals only."""
+    if NO_EXTENSION in os.environ:
+        yield
+        return
+    os.environ[NO_EXTENSION] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[NO_EXTENSION]
 
 
 @contextmanager

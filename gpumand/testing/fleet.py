@@ -15,6 +15,7 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -28,16 +29,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from gpumand.fleet.settings import EtcdConfig, FleetConfig, Right
+from gpumand.fleet.settings import EtcdConfig, FleetConfig, Right, TlsFiles
+from gpumand.fleet.tls import client_context
 from gpumand.testing.daemon import PrivateGpumand
+from gpumand.testing.fleet_certificates import ADDRESS, issue
 from gpumand.testing.ports import free_ports
 
+FLEET, ETCD_NAME = "demo", "etcd"
 START_SEC = 60.0
 ATTEMPTS = 5
 """Another process can take a free port before etcd does."""
 
 MEMORY_FOLDER = Path("/dev/shm")
 """A file system in memory: etcd waits for its disk with every write."""
+
+UNIT_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+"""As in gpumand-fleet.service."""
 
 EVERYTHING = {"*": frozenset(str(one) for one in Right)}
 
@@ -101,7 +108,7 @@ class FleetProcess:
 
 
 def _launch(command: list[str], notify: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    environ = os.environ | {"NOTIFY_SOCKET": str(notify)}
+    environ = os.environ | UNIT_ENVIRONMENT | {"NOTIFY_SOCKET": str(notify)}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log, env=environ)
 
 
@@ -130,6 +137,7 @@ class PrivateFleet:
         hosts: number of hosts, which are named gpu1, gpu2 and so on.
         total_mib: size of each simulated GPU in MiB.
         ttl_sec: with etcd, seconds after which the row of a host that does not report is removed.
+        tls: encrypt the connections between the hosts and to etcd, with certificates on both sides.
 
     Attributes:
         daemons: the gpumand of each host.
@@ -138,12 +146,19 @@ class PrivateFleet:
     """
 
     def __init__(
-        self, consumers: Mapping[str, int], *, hosts: int = 3, total_mib: int = 24564, ttl_sec: float = 10.0
+        self,
+        consumers: Mapping[str, int],
+        *,
+        hosts: int = 3,
+        total_mib: int = 24564,
+        ttl_sec: float = 10.0,
+        tls: bool = False,
     ) -> None:
         self.daemons = [PrivateGpumand(consumers, total_mib=total_mib) for _ in range(hosts)]
         self.agents: list[FleetProcess] = []
         self.has_etcd = shutil.which("etcd") is not None
-        self._ttl_sec = ttl_sec
+        self._ttl_sec, self._is_tls = ttl_sec, tls
+        self._files: dict[str, TlsFiles] = {}
         self._etcd: subprocess.Popen[bytes] | None = None
         self._folder = Path()
 
@@ -157,6 +172,9 @@ class PrivateFleet:
         try:
             with ThreadPoolExecutor() as pool:
                 list(pool.map(PrivateGpumand.start, self.daemons))
+            if self._is_tls:
+                names = [f"gpu{number}" for number in range(1, len(self.daemons) + 1)]
+                self._files = issue(self._folder, FLEET, [*names, ETCD_NAME])
             etcd = EtcdConfig((self._start_etcd(),)) if self.has_etcd else None
             configs = [self._config(number, etcd) for number in range(1, len(self.daemons) + 1)]
             self.agents = [FleetProcess(one) for one in _with_peers(configs)]
@@ -196,10 +214,11 @@ class PrivateFleet:
     def _config(self, number: int, etcd: EtcdConfig | None) -> FleetConfig:
         (port,) = free_ports(1)
         return FleetConfig(
-            fleet="demo",
+            fleet=FLEET,
             host=f"gpu{number}",
             machine_id=f"{number:032x}",
-            url=f"http://127.0.0.1:{port}",
+            url=f"{self._scheme}://{ADDRESS}:{port}",
+            tls=self._files.get(f"gpu{number}"),
             listen=(f"127.0.0.1:{port}",),
             socket=self._folder / f"gpu{number}.sock",
             bus=self.daemons[number - 1].address,
@@ -208,16 +227,23 @@ class PrivateFleet:
             allow=EVERYTHING,
         )
 
+    @property
+    def _scheme(self) -> str:
+        return "https" if self._is_tls else "http"
+
     def _start_etcd(self) -> str:
         """Start etcd and return its URL. Raises RuntimeError."""
         for _ in range(ATTEMPTS):
-            url, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
+            url, peer = (f"http://{ADDRESS}:{port}" for port in free_ports(2))
+            files = self._files.get(ETCD_NAME)
+            url = url if files is None else url.replace("http:", "https:")
             command = ["etcd", "--name=one", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={url}"]
             command += [f"--advertise-client-urls={url}", f"--listen-peer-urls={peer}"]
             command += [f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=one={peer}"]
+            command += [] if files is None else _etcd_options(files)
             with (self._folder / "etcd.log").open("ab") as log:
                 self._etcd = subprocess.Popen(command, stdout=log, stderr=log)
-            if _answers(self._etcd, url):
+            if _answers(self._etcd, url, None if files is None else client_context(files)):
                 return url
             shutil.rmtree(self._folder / "etcd", ignore_errors=True)
         raise RuntimeError(f"etcd did not start: {(self._folder / 'etcd.log').read_text(errors='replace')[-2000:]}")
@@ -230,11 +256,16 @@ def _with_peers(configs: list[FleetConfig]) -> list[FleetConfig]:
     return [one if one.etcd else replace(one, peers=peers[one.host]) for one in configs]
 
 
-def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
+def _etcd_options(files: TlsFiles) -> list[str]:
+    names = {"--trusted-ca-file": files.ca, "--cert-file": files.certificate, "--key-file": files.key}
+    return ["--client-cert-auth", *(f"{name}={path}" for name, path in names.items())]
+
+
+def _answers(process: subprocess.Popen[bytes], url: str, tls: ssl.SSLContext | None) -> bool:
     """Wait until etcd answers; False if it has ended."""
     deadline = time.monotonic() + START_SEC
     while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5, context=tls) as answer:
             if b"true" in answer.read(1000):
                 return True
         time.sleep(0.05)

@@ -17,11 +17,14 @@ DAEMON = "from gpumand.daemon import daemon as main; import gpumand.config.build
 
 APPLICATIONS = ("aiohttp.web", "aiohttp.web_app", "aiohttp.web_fileresponse", "aiohttp.web_urldispatcher")
 RARE = ("argparse", "difflib", "importlib.resources", "multiprocessing", "unittest", "zoneinfo", "click", "rich")
+SELDOM = ("urllib.request", "email.parser", "email.policy", "frozenlist._frozenlist")
 CONSUMERS = ("gpumand.config.schema", "gpumand.config.consumer_schema", "gpumand.domain.request")
 
 NOT_IMPORTED = [
     (GATEWAY, (*APPLICATIONS, *RARE, *CONSUMERS, "gpumand.ports", "gpumand.consumers.routes", "h11")),
     (GATEWAY, ("gpumand.gateway.console.console", "gpumand.gateway.console.site", "gpumand.gateway.console.feed")),
+    (GATEWAY, SELDOM),
+    (FLEET, (*SELDOM, "html.entities", "tempfile")),
     (FLEET, (*APPLICATIONS, *RARE, *CONSUMERS, "gpumand.domain.consumer", "gpumand.domain.learning", "cryptography")),
     (DAEMON, ("attr", "attrs", "aiohttp", "h11", "yarl", "multidict", *RARE, "pynvml", "ctypes")),
 ]
