@@ -165,16 +165,7 @@ class Calibrator:
         self._lease, grant = await self._call(self.client.acquire(self.name, call_options, self.timeout_sec))
         self._evicted += grant.get("evicted") or ()
         watch = LoadWatch()
-        if entry.get("lazy"):
-            await self._see_lazy_load(watch, grant)
-        else:
-            await self._wait_until(f"{self.name} to allocate memory", self._has_memory)
-            if self.command:
-                await self._run_command(watch, grant)
-        stability = StabilityDetector(AT_REST_SEC)
-        await self._wait_until(
-            f"the memory of {self.name} to be stable", lambda reading: self._is_stable(stability, reading, watch)
-        )
+        stability = await self._wait_until_at_rest(entry, watch, grant)
         self._load_seen = self._load_seen or bool(grant.get("loaded") or watch.load_seen or watch.worked or watch.used)
         steady_mib = held_mib(await self.client.status(), self.name) or 0
         took_usec = await self._load_usec(began_usec) if grant.get("loaded") else None
@@ -188,6 +179,20 @@ class Calibrator:
             peak_mib=max(result.peak_mib, peak_mib),
             loads_usec=(*result.loads_usec, took_usec) if took_usec else result.loads_usec,
         )
+
+    async def _wait_until_at_rest(self, entry: StatusEntry, watch: LoadWatch, grant: StatusEntry) -> StabilityDetector:
+        """Wait until its memory is stable and it is idle, after the command of the user if there is one."""
+        if entry.get("lazy"):
+            await self._see_lazy_load(watch, grant)
+        else:
+            await self._wait_until(f"{self.name} to allocate memory", self._has_memory)
+            if self.command:
+                await self._run_command(watch, grant)
+        stability = StabilityDetector(AT_REST_SEC)
+        await self._wait_until(
+            f"the memory of {self.name} to be stable", lambda reading: self._is_stable(stability, reading, watch)
+        )
+        return stability
 
     async def _release(self) -> None:
         lease, self._lease = self._lease, ""

@@ -32,9 +32,8 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
     cannot be distinguished, units that systemd does not know, and footprints that fit on no device of the running
     gpumand.
     """
-    from gpumand.cli.render.format import clean, count
-    from gpumand.config import DEFAULT_FILE, ConfigProblems, load, user_folder
-    from gpumand.domain.consumer import UNKNOWN_MIB
+    from gpumand.cli.render.format import clean
+    from gpumand.config import ConfigProblems, load
 
     options = global_options(ctx)
     if path is not None and path.name == FLEET_FILE:
@@ -48,7 +47,15 @@ def config_check(ctx: click.Context, path: Path | None) -> None:
         for problem in error.problems:
             print(clean(str(problem)), file=sys.stderr)
         raise click.exceptions.Exit(ExitCode.FAILURE) from None
-    warnings = [*_warnings(options, settings), *fleet]
+    return _print_valid(path, options, settings, [*_warnings(options, settings), *fleet])
+
+
+def _print_valid(path: Path | None, options: GlobalOptions, settings: Settings, warnings: list[str]) -> None:
+    """Print that a configuration is valid, with its warnings and the consumers whose VRAM requirement is unknown."""
+    from gpumand.cli.render.format import clean, count
+    from gpumand.config import DEFAULT_FILE, user_folder
+    from gpumand.domain.consumer import UNKNOWN_MIB
+
     if options.json:
         document = {"path": str(path) if path else None, "consumers": list(settings.consumers)}
         return print_json(document | ({"warnings": warnings} if warnings else {}))

@@ -3,107 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from gpumand.client.errors import Busy, GpumandError, NoSuchLease, NotRunning
 from gpumand.client.values import Grant
 from gpumand.domain.consumer import BusyReport
-from gpumand.gateway import job_holder
-from gpumand.gateway.job_ends import JobEnd
-from gpumand.gateway.job_holder import TakeOver
-from gpumand.gateway.job_records import JobRecord, JobStore
-from gpumand.gateway.jobs import MAX_JOBS, BusyCheck, Jobs
-from gpumand.gateway.requests import Client, Entry, RequestTable, State, WaitLimits
+from gpumand.gateway.jobs import MAX_JOBS, BusyCheck
+from gpumand.gateway.requests import Client, State
 from gpumand.gateway.routes.classes import RouteClass
-
-JOB = JobRecord("a1", "comfyui", "comfyui", "l1", "http://127.0.0.1:8188", "alice", "POST", "/prompt", 200, 1700)
-SILENT = BusyReport(None, error="HTTP status 401")
-
-
-class FakeTicket:
-    def __init__(self) -> None:
-        self.left = asyncio.Event()
-        self.lost: str | None = None
-
-    def leave(self) -> None:
-        self.left.set()
-
-
-@dataclass
-class World:
-    """Held jobs whose server answers as the test says: the last answer is repeated."""
-
-    folder: Path
-    answers: list[BusyReport | Exception | int] = field(default_factory=lambda: [1])
-    ends: list[tuple[str, str]] = field(default_factory=list)
-    grants: list[Grant | GpumandError] = field(default_factory=list)
-    adopted: list[FakeTicket] = field(default_factory=list)
-    calls: list[str] = field(default_factory=list)
-    asked: int = 0
-
-    def __post_init__(self) -> None:
-        self.table, self.store = RequestTable(WaitLimits()), JobStore(lambda: self.folder)
-        self.jobs = Jobs(self.table, self.store, self.acquire, cast(Any, self.adopt), self.ended, poll_sec=0.001)
-
-    def ended(self, consumer: str, end: JobEnd) -> None:
-        self.ends.append((consumer, end.value))
-
-    async def acquire(self, consumer: str, reason: str) -> Grant:
-        self.calls.append(f"acquire {consumer}: {reason}")
-        found = self.grants.pop(0) if self.grants else Busy("it is not resident")
-        if isinstance(found, GpumandError):
-            raise found
-        return found
-
-    def adopt(self, consumer: str, grant: Grant, count: int) -> list[FakeTicket]:
-        self.calls.append(f"adopt {consumer} {grant.id} {count}")
-        tickets = [FakeTicket() for _ in range(count)]
-        self.adopted += tickets
-        return tickets
-
-    async def probe(self) -> BusyReport:
-        self.asked += 1
-        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
-        return answer if isinstance(answer, BusyReport) else BusyReport(answer)
-
-    def check(self, grace_sec: float = 60.0, max_sec: float = 0.0) -> BusyCheck:
-        return BusyCheck(self.probe, grace_sec, max_sec)
-
-    def hold(self, record: JobRecord = JOB, check: BusyCheck | None = None) -> FakeTicket:
-        ticket = FakeTicket()
-        self.jobs.hold(record, cast(Any, ticket), check or self.check(), Client(record.client))
-        return ticket
-
-    def shown(self) -> list[Entry]:
-        return list(self.table)
-
-    async def records(self) -> tuple[JobRecord, ...]:
-        await self.store.close()
-        return await JobStore(lambda: self.folder).load()
+from tests.unit.gateway.job_setup import JOB, SILENT, FakeTicket, World, left, until
 
 
 @pytest.fixture
 async def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
-
-
-async def left(*tickets: FakeTicket) -> None:
-    async with asyncio.timeout(30):
-        for ticket in tickets:
-            await ticket.left.wait()
 
 
 async def test_job_is_shown_with_what_is_known_of_it_until_the_server_is_idle(world: World) -> None:
@@ -314,107 +230,3 @@ async def test_jobs_whose_watch_has_failed_stay_in_the_file_when_the_gateway_end
     assert timer is not None
     assert timer.cancelled()
     assert await world.records() == (JOB,)
-
-
-# -- the next process --------------------------------------------------------------------------------------------------
-
-
-async def taken_over(world: World, renewals: list[Exception | None]) -> tuple[World, TakeOver, list[str]]:
-    """The next process, with the results of its calls of Renew, and these calls."""
-    following, renewed = World(world.folder), []
-
-    async def renew(lease: str) -> None:
-        renewed.append(lease)
-        if renewals and (error := renewals.pop(0)) is not None:
-            raise error
-
-    async def check_for(record: JobRecord) -> BusyCheck:
-        return following.check()
-
-    over = TakeOver(following.jobs, renew, cast(Any, following.adopt), check_for)
-    await over.start(following.store)
-    return following, over, renewed
-
-
-async def test_next_process_holds_the_jobs_again_with_their_lease(world: World) -> None:
-    world.hold()
-    world.hold(replace(JOB, id="b2"))
-    world.hold(replace(JOB, id="c3", consumer="forge", lease="l3"))
-    await world.jobs.close()
-
-    following, _, renewed = await taken_over(world, [])
-
-    assert sorted(renewed) == ["l1", "l3"]
-    assert sorted(following.calls) == ["adopt comfyui l1 2", "adopt forge l3 1"]
-    assert (following.jobs.count("comfyui"), following.jobs.count("forge")) == (2, 1)
-    assert {one.client.name for one in following.shown()} == {"alice"}
-    assert len(await following.records()) == 3
-    following.answers = [0]
-    await left(*following.adopted)
-    assert await following.records() == ()
-
-
-async def test_next_process_acquires_a_lease_for_work_whose_lease_has_expired(world: World) -> None:
-    world.hold()
-    await world.jobs.close()
-
-    following, _, _ = await taken_over(world, [NoSuchLease("l1")])
-    following.grants.append(Grant("l2", "comfyui", "0", "", (), False, 0.0, None))
-
-    await until(lambda: following.adopted)
-    assert following.calls[-1] == "adopt comfyui l2 1"
-    await following.jobs.close()
-
-
-async def test_jobs_are_taken_over_when_gpumand_is_back(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    monkeypatch.setattr(job_holder, "RETRY_SEC", 0.0)
-    monkeypatch.setattr(job_holder, "TAKE_OVER_SEC", 30.0)
-    world.hold()
-    await world.jobs.close()
-
-    following, _, renewed = await taken_over(world, [NotRunning("away"), NotRunning("away"), None])
-
-    assert (renewed, following.calls) == (["l1"] * 3, ["adopt comfyui l1 1"])
-    await following.jobs.close()
-
-
-async def test_unexpected_failure_of_the_take_over_is_logged_and_leaves_the_job_in_the_file(
-    world: World, caplog: pytest.LogCaptureFixture
-) -> None:
-    world.hold()
-    await world.jobs.close()
-
-    following, over, _ = await taken_over(world, [RuntimeError("a mistake")])
-
-    (logged,) = [one for one in caplog.records if one.levelname == "ERROR"]
-    assert "comfyui: jobs of the last process are not held again" in logged.message
-    assert "a mistake" in logged.message
-    await over.close()
-    assert await following.records() == (JOB,)
-
-
-async def test_number_of_jobs_that_are_taken_over_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    world.hold()
-    world.hold(replace(JOB, id="c3", consumer="forge", lease="l3"))
-    world.hold(replace(JOB, id="d4", consumer="forge", lease="l3"))
-    await world.jobs.close()
-
-    with caplog.at_level("INFO", "gpumand.gateway.job_holder"):
-        following, _, _ = await taken_over(world, [])
-
-    assert "comfyui: 1 job of the last process is held again" in caplog.text
-    assert "forge: 2 jobs of the last process are held again" in caplog.text
-    await following.jobs.close()
-
-
-async def test_jobs_that_could_not_be_taken_over_stay_in_the_file(
-    monkeypatch: pytest.MonkeyPatch, world: World
-) -> None:
-    monkeypatch.setattr(job_holder, "TAKE_OVER_SEC", 0.01)
-    world.hold()
-    await world.jobs.close()
-
-    following, over, _ = await taken_over(world, [NotRunning("away")] * 1000)
-    await over.close()
-
-    assert (following.calls, await following.records()) == ([], (JOB,))
