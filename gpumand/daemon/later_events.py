@@ -7,9 +7,12 @@ the daemon would wait anyway.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from gpumand.domain.events import Event
+
+log = logging.getLogger(__name__)
 
 Receiver = Callable[[Event], None]
 
@@ -18,7 +21,7 @@ class LaterEvents:
     """Delivers events in their order, at the end of the next turn of the event loop.
 
     Args:
-        receivers: called with each event; they never raise.
+        receivers: called with each event; what one of them raises is logged.
     """
 
     def __init__(self, *receivers: Receiver) -> None:
@@ -38,4 +41,7 @@ class LaterEvents:
         events, self._events = self._events, []
         for event in events:
             for receive in self._receivers:
-                receive(event)
+                try:
+                    receive(event)
+                except Exception:
+                    log.exception("%s could not be recorded", type(event).__name__)

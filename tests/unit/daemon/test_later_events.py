@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gpumand.daemon.later_events import LaterEvents
 from gpumand.domain.events import DevicesChanged, Event, RequestRefused
 
@@ -72,3 +74,18 @@ async def test_event_that_a_receiver_causes_is_delivered_too() -> None:
     await turns(6)
 
     assert seen == [REFUSED, DevicesChanged()]
+
+
+async def test_failing_receiver_keeps_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Event] = []
+
+    def fail(event: Event) -> None:
+        raise ValueError("full")
+
+    later = LaterEvents(fail, seen.append)
+    later.publish(REFUSED)
+    later.publish(DevicesChanged())
+    later.deliver()
+
+    assert seen == [REFUSED, DevicesChanged()]
+    assert caplog.messages == ["RequestRefused could not be recorded", "DevicesChanged could not be recorded"]
