@@ -18,7 +18,7 @@ import pytest
 from benchmarks.environment import RunningDaemon, announcement_folder, consumer_table, running_daemon, workspace
 from gpumand.testing.consumer_process import consumer_process
 
-MAX_CALLS = {1: 1400, 32: 900}
+MAX_CALLS = {1: 1450, 32: 900}
 """Calls for an Acquire with its Release, by the number of callers at a time: a tenth more than they were at last."""
 
 PAIRS, ROUNDS = 128, 5
