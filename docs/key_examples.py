@@ -119,6 +119,7 @@ _GATEWAY = {
     "allow_remote": "true",
     "listen": '["127.0.0.1:8770", "unix:/run/gpumand-gateway/own.sock"]',
     "default_model": '"qwen3-8b"',
+    "access_log": "true",
     "state_dir": '"/var/lib/gpumand-gateway"',
     "spool_max_mib": "4096",
     "home": '["llama"]',

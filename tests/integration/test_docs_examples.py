@@ -69,6 +69,8 @@ NEEDED: dict[str, dict[str, str]] = {
 """Further keys that a table must have."""
 
 WITH: dict[tuple[str, str], dict[str, str]] = {
+    ("consumers.NAME.health", "size"): {"size_vram": '"/size_vram"'},
+    ("consumers.NAME.health", "size_vram"): {"size": '"/size"'},
     ("consumers.NAME", "vram_guess_mib"): {"vram_resident_mib": '"auto"'},
     ("consumers.NAME", "model"): {"preset": '"ollama"'},
     ("consumers.NAME", "evict"): UNLOAD,
