@@ -53,7 +53,8 @@ class ConsumerStatuses:
         if known is not None and known[0] is consumer and known[1] == observed:
             return known[2]
         status = _status_of(self._state, consumer, observed)
-        if consumer.residency not in IN_PROGRESS:
+        # The duration of a load and the pause after a failed one pass by themselves.
+        if consumer.residency not in IN_PROGRESS and not status.retry_usec:
             self._known[consumer.spec.name] = consumer, observed, status
         return status
 
@@ -126,7 +127,7 @@ def announced_consumer_of(state: ArbiterState, name: str) -> AnnouncedConsumer:
 
 
 def _retry_usec(state: ArbiterState, consumer: ConsumerState) -> int:
-    """When the pause after failed loads ends. The status is kept beyond that time, so that it may be in the past."""
+    """When the pause after failed loads ends; 0 = it has ended, or there is none."""
     left_sec = consumer.retry_at - state.clock.monotonic()
     return state.clock.realtime_usec() + round(left_sec * 1e6) if left_sec > 0 else 0
 
