@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,13 @@ class _OpenFile:
     Attributes:
         name: its name while it is spare.
         descriptor: open for writing.
+        about: its mode, inode, device, number of names and owner as created.
         size: bytes of the longest content so far.
     """
 
     name: str
     descriptor: int
+    about: tuple[object, ...]
     size: int = 0
 
 
@@ -49,6 +52,7 @@ class SpareFiles:
         self._spares: list[_OpenFile] = []
         self._in_use: dict[str, _OpenFile] = {}
         self._created = 0
+        self._token = secrets.token_hex(8)
 
     def write(self, folder: int, name: str, content: bytes) -> bool:
         """Create or replace a file of a directory; returns False if that has to be done without a spare file.
@@ -86,11 +90,10 @@ class SpareFiles:
         except OSError:
             self._give_up(file)
             return False
-        # Another program may have put a file of its own in the place of ours.
-        if os.fstat(file.descriptor).st_nlink != 1:
-            self._give_up(file)
-        else:
+        if self._is_as_created(file):
             self._spares.append(file)
+        else:
+            self._give_up(file)
         return True
 
     def close(self) -> None:
@@ -111,10 +114,23 @@ class SpareFiles:
         try:
             self._open_folder()
             self._created += 1
-            name = str(self._created)
-            return _OpenFile(name, os.open(name, _FLAGS, 0o600, dir_fd=self._folder))
+            # No other process with this directory may use the same name, and exchange its file for one of this process.
+            name = f"{self._token}-{self._created}"
+            descriptor = os.open(name, _FLAGS, 0o600, dir_fd=self._folder)
         except OSError:
             return None
+        return _OpenFile(name, descriptor, os.fstat(descriptor)[:5])
+
+    def _is_as_created(self, file: _OpenFile) -> bool:
+        """Whether a spare file is the only name of the open one.
+
+        An administrator may have put another file in its place while it was in use, have kept it under a second name,
+        or have given it to another user.
+        """
+        try:
+            return os.stat(file.name, dir_fd=self._folder, follow_symlinks=False)[:5] == file.about
+        except OSError:
+            return False
 
     def _open_folder(self) -> None:
         if self._folder >= 0:

@@ -118,6 +118,65 @@ def test_file_that_another_program_put_in_place_is_not_used_again(folder: Folder
     assert stored(folder) == {"b": b"next"}
 
 
+def put_copy_in_place(path: Path) -> None:
+    """Replace a file as some editors do, which keep the former one under another name."""
+    former = path.with_name("former")
+    path.rename(former)
+    path.write_bytes(former.read_bytes())
+
+
+def keep_second_name(path: Path) -> None:
+    path.with_name("former").hardlink_to(path)
+
+
+def make_unreadable(path: Path) -> None:
+    path.chmod(0o200)
+
+
+def put_folder_in_place(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("change", [put_copy_in_place, keep_second_name, make_unreadable, put_folder_in_place])
+def test_file_that_was_changed_by_an_administrator_is_not_used_again(
+    change: Callable[[Path], None], folder: Folder, tmp_path: Path
+) -> None:
+    folder.write("a", b"1")
+    change(tmp_path / "leases" / "a.json")
+    folder.remove("a")
+    folder.write("b", b"2")
+
+    path = tmp_path / "leases" / "b.json"
+    assert path.read_bytes() == b"2"
+    assert path.stat().st_mode & 0o777 == 0o600
+    former = tmp_path / "leases" / "former"
+    assert not former.exists() or former.read_bytes() == b"1"
+    assert stored(folder) == {"b": b"2"}
+
+
+def test_two_processes_with_one_directory_never_write_into_a_file_of_the_other(tmp_path: Path, seed: int) -> None:
+    rng, expected = random.Random(seed), dict[str, bytes]()
+    folders = [Folder(tmp_path / "leases", tmp_path / "quarantine") for _ in range(2)]
+    for folder in folders:
+        folder.use_again(SpareFiles(tmp_path / "spare"))
+    for step in range(2000):
+        number = rng.randrange(2)
+        stem = f"{number}-{rng.randrange(8)}"
+        if rng.random() < 0.5:
+            expected[stem] = f"{stem} {step}".encode()
+            folders[number].write(stem, expected[stem])
+        else:
+            expected.pop(stem, None)
+            folders[number].remove(stem)
+        if rng.random() < 0.01:
+            folders[number].close()  # as after a restart: the next use removes all spare files, also of the other
+
+        assert {path.stem: path.read_bytes().rstrip() for path in (tmp_path / "leases").iterdir()} == expected
+    for folder in folders:
+        folder.close()
+
+
 def test_deleted_file_is_no_error_and_is_not_used_again(folder: Folder, tmp_path: Path) -> None:
     folder.write("a", b"1")
     (tmp_path / "leases" / "a.json").unlink()
