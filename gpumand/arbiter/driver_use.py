@@ -9,13 +9,13 @@ of the driver, it is also closed while only the others are in use.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Mapping, Sized
 from typing import Protocol
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
 from gpumand.domain import driver_need
-from gpumand.domain.device import Devices
+from gpumand.domain.device import Devices, Sample
 from gpumand.domain.driver_need import WITHOUT_VRAM
 from gpumand.domain.driver_power import DriverPower, DriverState
 from gpumand.domain.errors import GpumandError
@@ -44,6 +44,8 @@ class DriverUse:
         self._state, self._queue, self._driver = state, queue, driver
         self._asked_at = self._driver_asked_at = state.clock.monotonic()
         self._power_at = float("-inf")
+        self._known_samples: Mapping[int, Sample] = {}
+        self._known_kept_awake: Devices = ()
         state.driver_rests = self.rests_for_others
 
     def note_request(self, consumer: str = "", device: str = "") -> None:
@@ -54,7 +56,7 @@ class DriverUse:
             device: the devices that the request names.
         """
         self._asked_at = self._state.clock.monotonic()
-        devices = driver_need.kept_awake(self._state.ledger.devices)
+        devices = self._kept_awake()
         if not devices or self._may_use(consumer, device, devices):
             self._driver_asked_at = self._asked_at
             self._wake()
@@ -131,6 +133,13 @@ class DriverUse:
             one.residency not in WITHOUT_VRAM for one in consumers
         )
 
+    def _kept_awake(self) -> Devices:
+        """Return what ``driver_need.kept_awake`` does, which only a reading changes: it replaces the samples."""
+        samples = self._state.ledger.devices
+        if samples is not self._known_samples:
+            self._known_samples, self._known_kept_awake = samples, driver_need.kept_awake(samples)
+        return self._known_kept_awake
+
     def _may_use(self, consumer: str, device: str, devices: Devices) -> bool:
         """Whether a request may lead to any of these devices."""
         try:
@@ -164,7 +173,7 @@ class DriverUse:
     def _unneeded(self) -> Devices:
         """The devices of the driver if nothing has needed them for a while, and there are others; else ()."""
         rest_after_sec = self._state.settings.gpu.idle_release_sec
-        devices = driver_need.kept_awake(self._state.ledger.devices)
+        devices = self._kept_awake()
         is_idle = self._state.clock.monotonic() - self._driver_asked_at >= rest_after_sec > 0
         return devices if devices and is_idle and not self._needs_driver(devices) else ()
 

@@ -226,6 +226,10 @@ class BusConnection:
         """Call a hook before the messages of an iteration of the event loop are written; it may send more."""
         self._send_queue.on_write(hook)
 
+    def after_write(self, hook: Callable[[], None]) -> None:
+        """Call a hook after each write at the end of an iteration: work that no client waits for."""
+        self._send_queue.on_written(hook)
+
     def schedule_write(self) -> None:
         """Call the hook of ``before_write`` at the end of this iteration, even if nothing has been sent."""
         self._send_queue.schedule_write()

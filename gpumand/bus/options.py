@@ -5,8 +5,9 @@ Unknown options are refused by name, since an ignored typo in ``timeout_usec`` w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dbus_fast import Variant
@@ -107,24 +108,15 @@ def acquire_options(options: Options) -> AcquireOptions:
     """
     if not options:
         return NO_OPTIONS
-    values = _checked(options, ACQUIRE_OPTIONS)
-    lifetime = _lifetime(values.get("lifetime", LeaseLifetime.TTL.value))
-    return AcquireOptions(
-        lifetime=lifetime,
-        ttl_sec=_ttl(values["ttl_usec"], lifetime) if "ttl_usec" in values else None,
-        timeout_sec=_timeout(values),
-        priority=_priority(values["priority"]) if "priority" in values else None,
-        device=values.get("device", ""),
-        reason=_one_line("reason", values.get("reason", "")),
-        token=_one_line("token", values.get("token", "")),
-        vram_mib=_vram(values["vram_mib"]) if "vram_mib" in values else 0,
-        whole_device=values.get("all", False),
-        restore=values.get("restore", False),
-        exclusive=values.get("exclusive", False),
-        yield_lease=values.get("yield_lease", ""),
-        within=_within(values.get("within", ())),
-        on_behalf=_one_line("on_behalf", values.get("on_behalf", "")),
-    )
+    fields: dict[str, Any] = {}
+    # Only the given options are converted: nearly every call of a client has one or two of them.
+    for name, variant in options.items():
+        value = _value(name, variant, _type_of(name, ACQUIRE_OPTIONS))
+        convert = _CONVERSIONS.get(name)
+        fields[_FIELDS.get(name, name)] = value if convert is None else convert(value)
+    if "ttl_sec" in fields:
+        fields["ttl_sec"] = _ttl(fields["ttl_sec"], fields.get("lifetime", LeaseLifetime.TTL))
+    return AcquireOptions(**fields)
 
 
 def load_options(options: Options) -> LoadOptions:
@@ -241,9 +233,11 @@ def _ttl(ttl_usec: int, lifetime: LeaseLifetime) -> float:
 
 
 def _timeout(values: Mapping[str, Any]) -> float:
-    if "timeout_usec" not in values:
-        return DEFAULT_TIMEOUT_SEC
-    return min(float(values["timeout_usec"]) / USEC_PER_SEC, MAX_WAIT_SEC)
+    return _timeout_sec(values["timeout_usec"]) if "timeout_usec" in values else DEFAULT_TIMEOUT_SEC
+
+
+def _timeout_sec(timeout_usec: int) -> float:
+    return min(float(timeout_usec) / USEC_PER_SEC, MAX_WAIT_SEC)
 
 
 def _priority(value: int) -> int:
@@ -270,3 +264,19 @@ def _has_control_characters(text: str) -> bool:
     import unicodedata
 
     return any(unicodedata.category(character) in _CONTROL for character in text)
+
+
+_FIELDS = {"ttl_usec": "ttl_sec", "timeout_usec": "timeout_sec", "all": "whole_device"}
+"""The fields of ``AcquireOptions`` whose name is not that of the option."""
+
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
+    "lifetime": _lifetime,
+    "timeout_usec": _timeout_sec,
+    "priority": _priority,
+    "reason": partial(_one_line, "reason"),
+    "token": partial(_one_line, "token"),
+    "vram_mib": _vram,
+    "within": _within,
+    "on_behalf": partial(_one_line, "on_behalf"),
+}
+"""What becomes of the values of ``Acquire``'s options; the lifetime decides what becomes of ``ttl_usec``."""

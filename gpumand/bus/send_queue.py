@@ -53,6 +53,7 @@ class SendQueue:
         self._chunks: deque[memoryview] = deque()
         self._lanes: tuple[list[bytes], ...] = tuple([] for _ in Lane)
         self._before_write: Callable[[], None] = _do_nothing
+        self._after_write: Callable[[], None] = _do_nothing
         self._write_scheduled = False
         self._unsent_bytes = 0
         self._stopped = False
@@ -111,6 +112,10 @@ class SendQueue:
         """Call a hook before the messages of an iteration are written; it may put more messages into any lane."""
         self._before_write = hook
 
+    def on_written(self, hook: Callable[[], None]) -> None:
+        """Call a hook after the messages of an iteration are written, or could not be."""
+        self._after_write = hook
+
     async def wait_drained(self) -> None:
         """Wait until the queue is empty, or can no longer be sent."""
         await self._empty.wait()
@@ -128,8 +133,11 @@ class SendQueue:
     def _end_iteration(self) -> None:
         self._before_write()
         self._write_scheduled = False
-        if self._stopped:
-            return
+        if not self._stopped:
+            self._write_iteration()
+        self._after_write()
+
+    def _write_iteration(self) -> None:
         was_idle = not self._chunks
         # Joined, since most messages are short: one chunk costs more than the copy of a few hundred bytes.
         joined = b"".join([b"".join(lane) for lane in self._lanes])

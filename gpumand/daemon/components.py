@@ -155,6 +155,8 @@ async def build_components(
     logind = Logind(logind_bus) if logind_bus is not None else None
     http = HttpListener(arbiter.status, take_listeners(), arbiter.status_refresh)
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
+    later = LaterEvents(bus.schedule_write, http.publish, history.publish)
+    bus.after_write(later.deliver)
     still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
     return Components(
         http=http,
@@ -169,7 +171,7 @@ async def build_components(
         routes=routes,
         store=store,
         history=history,
-        later=LaterEvents(http.publish, history.publish),
+        later=later,
         memory=memory,
         users=users,
     )

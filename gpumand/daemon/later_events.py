@@ -1,4 +1,4 @@
-"""Passes events on to those who only record them, after the replies of this turn of the event loop.
+"""Passes events on to components that only record them, after the replies of their iteration of the event loop.
 
 History and metrics need not delay the reply to a client. While a single client takes its reply and sends its next call,
 the daemon would wait anyway.
@@ -6,7 +6,6 @@ the daemon would wait anyway.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 
@@ -18,26 +17,25 @@ Receiver = Callable[[Event], None]
 
 
 class LaterEvents:
-    """Delivers events in their order, at the end of the next turn of the event loop.
+    """Delivers events in their order, before any message that arrives later is read.
 
     Args:
+        schedule: lets ``deliver`` be called soon, once the messages of this iteration are written.
         receivers: called with each event; what one of them raises is logged.
     """
 
-    def __init__(self, *receivers: Receiver) -> None:
-        self._receivers = receivers
-        self._loop = asyncio.get_running_loop()
+    def __init__(self, schedule: Callable[[], None], *receivers: Receiver) -> None:
+        self._schedule, self._receivers = schedule, receivers
         self._events: list[Event] = []
 
     def publish(self, event: Event) -> None:
-        """Deliver an event soon: before any message that arrives later is read."""
+        """Deliver an event soon."""
         if not self._events:
-            # A timer that is due runs after all that is ready in its turn, such as the write of this turn's messages.
-            self._loop.call_later(0, self.deliver)
+            self._schedule()
         self._events.append(event)
 
     def deliver(self) -> None:
-        """Deliver all events that have not been delivered yet, now."""
+        """Deliver all events that have not been delivered yet."""
         events, self._events = self._events, []
         for event in events:
             for receive in self._receivers:
