@@ -191,7 +191,10 @@ class ArbiterState:
         with self.readings.one():
             reading = await self._source.read(only)
         if rested and not self.driver_rests() and not only:
-            return  # a request has come for devices that this reading does not show as they are now
+            # A request has come for devices that this reading does not show as they are now. The caller decides on
+            # what is stored when this returns, so it gets a reading of all devices.
+            await self.sample()
+            return
         self.store_reading(reading, is_partial=bool(only) and not reading.error)
 
     def _reservation_holders(self) -> dict[str, Holder]:

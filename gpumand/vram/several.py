@@ -64,7 +64,7 @@ class SeveralSources:
         resting = () if only else self._resting()
         chosen = [one for one in chosen if one[0] not in resting]
         readings = await _read_all([(source, own) for _, source, own in chosen])
-        any_device = any(reading.devices for reading in readings)
+        any_device = bool(resting) or any(reading.devices for reading in readings)
         by_place = {
             place: list(self._placed(place, source, reading, any_device))
             for (place, source, _), reading in zip(chosen, readings, strict=True)

@@ -131,6 +131,32 @@ async def test_reading_that_began_before_a_request_for_the_card_does_not_decide_
     await reading
 
 
+async def test_request_for_the_card_leaves_a_running_request_its_new_reading(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reading that the request for the integrated GPU has begun does not count; it must not be decided without."""
+    await laptop.start()
+    await laptop.world.arbiter.release(await laptop.use_chat())
+    await laptop.world.arbiter.evict("chat", False, 10.0)
+    read, slow = laptop.vram.read, asyncio.Event()
+
+    async def read_slowly(only: Devices = ()) -> Reading:
+        found = await read(only)
+        if not only:
+            slow.set()
+            await laptop.world.clock.sleep(0.5)
+        return found
+
+    monkeypatch.setattr(laptop.vram, "read", read_slowly)
+    laptop.vram.hold(7, 31000, device=IGPU, name="game")
+    chat = asyncio.create_task(laptop.acquire("chat", timeout_sec=0.0))
+    await asyncio.wait_for(slow.wait(), 30)
+    llm = asyncio.create_task(laptop.acquire("llm"))
+    with pytest.raises(GpumandError, match="game"):
+        await chat
+    await llm
+
+
 async def test_reading_at_the_moment_of_a_request_for_the_card_does_not_decide_it(laptop: Laptop) -> None:
     await laptop.start()
     await laptop.use_chat()

@@ -155,6 +155,18 @@ async def test_a_failure_beside_a_driver_that_rests_is_that_of_its_devices() -> 
     assert reading.error == ""
 
 
+async def test_a_source_without_any_device_beside_a_driver_that_rests_keeps_its_place() -> None:
+    driver, other = ScriptedDriver("nvml", Reading((RTX,))), ScriptedSource("xe", Reading(error="xe-hangs: 5 s"))
+    source = SeveralSources([driver, other], FakeClock())
+    stand_ins = [one for one in (await source.read()).devices if one.index == 10000]
+    assert [one.error for one in stand_ins] == ["xe-hangs: 5 s"]
+    source.rest_driver(resting=True)
+    reading = await source.read()
+    assert driver.reads == 1
+    assert [(one.index, one.error) for one in reading.devices] == [(0, ""), (10000, "xe-hangs: 5 s")]
+    assert max(one.taken_at for one in reading.devices) == FakeClock().monotonic(), "else it counts as an old reading"
+
+
 async def test_a_driver_without_other_devices_is_always_read() -> None:
     driver = ScriptedDriver("nvml", Reading((RTX,)))
     source = SeveralSources([driver], FakeClock())
