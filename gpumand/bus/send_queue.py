@@ -133,7 +133,9 @@ class SendQueue:
     def _end_iteration(self) -> None:
         self._before_write()
         self._write_scheduled = False
-        if not self._stopped:
+        if self._stopped:
+            self._empty.set()  # nothing will be written any more, so that a close need not wait
+        else:
             self._write_iteration()
         self._after_write()
 

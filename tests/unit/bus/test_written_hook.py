@@ -72,6 +72,17 @@ async def test_hook_is_called_although_the_connection_is_lost(ends: Ends) -> Non
     assert called == ["called", "called"]
 
 
+async def test_end_of_a_lost_connection_does_not_wait_for_events_that_came_later(ends: Ends) -> None:
+    queue, called = SendQueue(ends[0], lambda reason: None), list[str]()
+    queue.on_written(lambda: called.append("called"))
+    queue.stop()
+    queue.schedule_write()
+    async with asyncio.timeout(30):
+        await queue.wait_drained()
+
+    assert called == ["called"]
+
+
 async def test_hook_is_called_while_the_socket_is_full(ends: Ends) -> None:
     ours, _ = ends
     queue, called = SendQueue(ours, lambda reason: None), list[str]()
