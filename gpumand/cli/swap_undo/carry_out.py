@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Collection, Iterable, Sized
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from gpumand.cli.setup.port_wait import POLL_SEC, unit_state, wait_for_ports
 from gpumand.cli.swap_undo.plan import UndoPlan, plan_undo
 from gpumand.cli.swap_undo.record import MovedService, SwapRecord, write_record
 from gpumand.cli.swap_undo.work_check import DAEMON
+from gpumand.config import ConfigProblems
 from gpumand.discovery.port_swap import Swap
 from gpumand.discovery.sockets import listeners
+from gpumand.gateway import config as gateway_config
 from gpumand.host_setup.services import CommandFailed, run
 
 GATEWAY = "gpumand-gateway.service"
@@ -58,18 +60,23 @@ class Undo:
         Raises:
             Failure: a step failed, or a service is not back; what is not back stays in the record.
         """
+        stay: dict[str, str] = {}
         with uninterrupted() as signals:
-            busy = self._close_listeners(plan)
-            if busy:
+            _assert_unchanged(plan)
+            while plan.services and (busy := self._close_listeners(plan)):
                 self._open_again(plan)
-                plan = plan_undo(self._record, {*busy, *plan.refused})
-                if not plan.services:
-                    return busy
-                self._close_listeners(plan, is_final=True)
-            self._put_back(plan, signals)
-        return busy
+                stay |= busy
+                plan = self._without(plan, busy)
+            if plan.services:
+                self._put_back(plan, signals)
+        return stay
 
-    def _close_listeners(self, plan: UndoPlan, *, is_final: bool = False) -> dict[str, str]:
+    def _without(self, plan: UndoPlan, busy: Collection[str]) -> UndoPlan:
+        """The plan for the same services but those in use. Services that were left out before stay left out."""
+        kept = {one.consumer for one in plan.services} - set(busy)
+        return plan_undo(self._record, self._record.services.keys() - kept, plan.unit_folder)
+
+    def _close_listeners(self, plan: UndoPlan) -> dict[str, str]:
         """Free the old ports. Returns services that are in use all the same; then nothing else was changed yet."""
         if plan.sockets:
             names = [one.name for one in plan.sockets]
@@ -78,7 +85,7 @@ class Undo:
             self._write(path, plan.files[path])
         self._configure_gateway(plan, is_restart=bool(plan.sockets))
         _wait_until_closed(plan.services)
-        return {} if is_final else self._uses(plan.services)
+        return self._uses(plan.services)
 
     def _configure_gateway(self, plan: UndoPlan, *, is_restart: bool) -> None:
         if _is_stopped(GATEWAY):
@@ -112,7 +119,7 @@ class Undo:
         self._remove_folders(plan)
         moved = [one for one in plan.services if one.drop_in is not None]
         run_all([("systemctl", "daemon-reload")] if moved or plan.sockets else [], self._dialog)
-        restarted = [one for one in moved if unit_state(one.unit).is_running and not _listens(one.old_port)]
+        restarted = [one for one in moved if unit_state(one.unit).is_running and not _is_back(one)]
         if restarted:
             units = [one.unit for one in restarted]
             run_all([("systemctl", "try-restart", "--no-block", *units)], self._dialog)
@@ -138,12 +145,23 @@ class Undo:
         for one in services:
             self._record = self._record.without(one.consumer)
         if not self._record.services and self._record.enabled:
-            # The gateway has nothing to do any more, and was not enabled before.
-            with suppress(CommandFailed):
-                run(("systemctl", "disable", "--now", *self._record.enabled))
-            self._dialog.say(f"disabled {', '.join(self._record.enabled)}")
+            self._disable_gateway(self._record.enabled)
             self._record = SwapRecord({})
         write_record(self._place, self._record)
+
+    def _disable_gateway(self, units: Iterable[str]) -> None:
+        """Disable what was not enabled before the swap, unless the gateway has been given other work since."""
+        command = ("systemctl", "disable", "--now", *units)
+        others = _other_listeners()
+        if others:
+            self._dialog.say(
+                f"the gateway goes on, since it has other listeners: {', '.join(others)}. "
+                f"If you do not need it: sudo {' '.join(command)}"
+            )
+            return
+        with suppress(CommandFailed):
+            run(command)
+        self._dialog.say(f"disabled {', '.join(units)}")
 
     def _write(self, path: Path, text: str | None) -> None:
         try:
@@ -174,6 +192,28 @@ def _wait_until_closed(services: Iterable[MovedService]) -> None:
         time.sleep(POLL_SEC)
 
 
+def _assert_unchanged(plan: UndoPlan) -> None:
+    """Raises Failure if a file was changed while the question was open: the plan would undo that change."""
+    for path in plan.files:
+        try:
+            now = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            now = None
+        except (OSError, UnicodeDecodeError) as error:
+            raise Failure(ExitCode.FAILURE, f"cannot read {path}: {error}") from None
+        if now != plan.before[path]:
+            what = f"{path} was changed meanwhile, and nothing was done. Repeat this command"
+            raise Failure(ExitCode.FAILURE, what)
+
+
+def _other_listeners() -> list[str]:
+    """The listeners that the gateway has besides those of the swap; a configuration with errors counts as one."""
+    try:
+        return list(gateway_config.load().listeners)
+    except ConfigProblems:
+        return [str(gateway_config.DEFAULT_FILE)]
+
+
 def _is_stopped(unit: str) -> bool:
     """Whether a unit reads its files at its next start only. One that is starting may have read them already."""
     return unit_state(unit).active in ("inactive", "failed")
@@ -187,6 +227,7 @@ def _gateway_pid() -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _listens(port: int) -> bool:
-    """Whether a server of this host listens at a port; after the gateway has closed it, that is the service itself."""
-    return any(one.port == port for one in listeners()[0])
+def _is_back(service: MovedService) -> bool:
+    """Whether a server listens at the former port and none at the new one. The gateway has closed its own before."""
+    ports = {one.port for one in listeners()[0]}
+    return service.old_port in ports and service.new_port not in ports

@@ -25,6 +25,8 @@ from gpumand.client.errors import GpumandError
 from gpumand.config import ConfigProblems, load
 
 FORCED = "sudo gpumanctl init --undo --force"
+LOCK = Path("/run/gpumand-swap.lock")
+"""Only root can open it. A lock of a file that every user can read could be held by every user."""
 
 
 def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_forced: bool) -> int:
@@ -38,7 +40,7 @@ def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_for
     """
     if os.geteuid() != 0:
         raise Failure(ExitCode.FAILURE, "only root can undo it. Run: sudo gpumanctl init --undo")
-    with _alone(Places().units):
+    with _alone(LOCK):
         return _undo(options, is_confirmed=is_confirmed, is_dry_run=is_dry_run, is_forced=is_forced)
 
 
@@ -47,7 +49,8 @@ def _undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_fo
     if not record.services:
         print("Nothing to undo: no service was moved behind the gateway.")
         return ExitCode.OK
-    dialog = Dialog(is_asking=not is_confirmed and sys.stdin.isatty() and sys.stdout.isatty())
+    is_asking = not (is_confirmed or is_dry_run)
+    dialog = Dialog(is_asking=is_asking and sys.stdin.isatty() and sys.stdout.isatty())
     run = _Run(options, record, dialog, is_forced=is_forced)
     plan = run.plan()
     if is_dry_run:
@@ -155,9 +158,12 @@ def _at_new_urls(services: Iterable[MovedService]) -> list[MovedService]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(lock: Path) -> Iterator[None]:
     """Keep out a second run. Raises Failure if there is one."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise Failure(ExitCode.FAILURE, f"cannot open {lock}: {error.strerror}. Remove it, and repeat") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

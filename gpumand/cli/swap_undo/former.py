@@ -19,6 +19,8 @@ from gpumand.discovery.port_swap import Swap
 _FORMER = re.compile(
     re.escape(WAY_BACK) + r'in /etc/gpumand, \[consumers\."?(?P<name>[^"\]]+)"?\]: url = "(?P<url>http://[^"]+)"'
 )
+_BODY = re.compile(r"\[Service\]\n(Environment=[^\n]+|ExecStart=\nExecStart=[^\n]+)\n")
+"""What the swap writes into a drop-in, after the first line."""
 
 
 def with_former_moves(record: SwapRecord, places: Places) -> SwapRecord:
@@ -39,9 +41,12 @@ def _found(places: Places) -> Iterable[MovedService]:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             continue
-        match = _FORMER.fullmatch(text.partition("\n")[0])
+        first, _, body = text.partition("\n")
+        match = _FORMER.fullmatch(first)
         if match is not None:
-            drop_in = DropIn(str(path), text, made_folder=True)
+            # A file with other lines was edited, and no text is known that may be removed.
+            written = text if _BODY.fullmatch(body) else ""
+            drop_in = DropIn(str(path), written, made_folder=True)
             yield _moved(match["name"], match["url"], path.parent.name.removesuffix(".d"), drop_in, places)
 
 

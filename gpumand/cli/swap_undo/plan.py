@@ -26,6 +26,7 @@ class UndoPlan:
         files: new text of each file; None = it is removed. Files that have their former text already are left out.
         before: the present text of these files; None = there is no such file.
         sockets: socket units of the gateway that keep the old ports open.
+        unit_folder: folder with the units of the administrator.
     """
 
     services: list[MovedService] = field(default_factory=list)
@@ -33,6 +34,7 @@ class UndoPlan:
     files: dict[Path, str | None] = field(default_factory=dict)
     before: dict[Path, str | None] = field(default_factory=dict)
     sockets: list[Path] = field(default_factory=list)
+    unit_folder: Path = Path(UNIT_FOLDER)
 
     @property
     def hints(self) -> list[str]:
@@ -53,7 +55,7 @@ def plan_undo(record: SwapRecord, left_out: Iterable[str] = (), unit_folder: Pat
         left_out: names of consumers that stay behind the gateway.
         unit_folder: folder with the units of the administrator.
     """
-    plan, skipped = UndoPlan(), set(left_out)
+    plan, skipped = UndoPlan(unit_folder=unit_folder), set(left_out)
     for one in record.services.values():
         if one.consumer not in skipped:
             _add(plan, one, unit_folder)
@@ -104,6 +106,8 @@ def hint(service: MovedService) -> str:
 def _advice(service: MovedService, path: Path) -> str:
     """What an administrator does about a file that was edited."""
     if service.drop_in is not None and str(path) == service.drop_in.path:
+        if not service.drop_in.written:  # Without the file, a service that has no record would not be found again.
+            return f"Move your own lines to another drop-in, keep the first line and those with the port: {AGAIN}"
         return f"Move your own lines to another drop-in, remove this file, and repeat: {AGAIN}"
     if service.url is not None and str(path) == service.url.path:
         own = f'url = "http://127.0.0.1:{service.old_port}"' if service.url.before is None else service.url.before

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.config.validators import CONSUMER_NAME
 from gpumand.config.whole_file import write_whole
 
 RECORD = Path("/var/lib/gpumand-setup/gateway-swap.json")
 VERSION = 1
 MAX_BYTES = 4 << 20
+MAX_PORT = 65535
+_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.\\@-]{0,246}\.service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +126,7 @@ class SwapRecord:
 def read_record(path: Path) -> SwapRecord:
     """Read the record; an empty one if there is no file. Raises Failure if it cannot be used."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES)
+        content = _content(path)
     except FileNotFoundError:
         return SwapRecord({})
     except OSError as error:
@@ -130,8 +134,18 @@ def read_record(path: Path) -> SwapRecord:
     try:
         return _record_of(json.loads(content))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        message = f"{path}, the record of moved services, is damaged. Undo the move as the guide of the gateway says"
-        raise Failure(ExitCode.FAILURE, message) from None
+        advice = "Rename it and repeat this command, which then finds the services by their drop-ins"
+        raise Failure(ExitCode.FAILURE, f"{path}, the record of moved services, is damaged. {advice}") from None
+
+
+def _content(path: Path) -> bytes:
+    """The record as bytes. Raises OSError, and Failure if another user could have written it."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
+            what = f"{path}, the record of moved services, is not a file that only root can write"
+            raise Failure(ExitCode.FAILURE, f"{what}. Check its content, then run: sudo chown root {path}") from None
+        return file.read(MAX_BYTES)
 
 
 def write_record(path: Path, record: SwapRecord) -> None:
@@ -190,19 +204,43 @@ def _record_of(document: dict[str, Any]) -> SwapRecord:
 
 def _service_of(raw: dict[str, Any]) -> MovedService:
     listener, drop_in, url = raw.pop("listener"), raw.pop("drop_in"), raw.pop("url")
-    return MovedService(
+    made = MovedService(
         str(raw.pop("consumer")),
         str(raw.pop("unit")),
-        int(raw.pop("old_port")),
-        int(raw.pop("new_port")),
+        _port(raw.pop("old_port")),
+        _port(raw.pop("new_port")),
         listener=ListenerTable(**_checked(listener)) if listener else None,
         drop_in=DropIn(**_checked(drop_in)) if drop_in else None,
         url=UrlLine(**_checked(url)) if url else None,
     )
+    _check_names(made)
+    return made
 
 
 def _checked(raw: dict[str, Any]) -> dict[str, Any]:
-    """A table of texts, numbers and truth values. Raises TypeError for anything else."""
-    if not all(isinstance(one, str | int | None) for one in raw.values()):
-        raise TypeError("not a text")
+    """A table whose values have the types of their names. Raises TypeError for anything else."""
+    for name, value in raw.items():
+        is_flag, is_number = name in ("made_folder", "made_file"), name == "port"
+        expected = bool if is_flag else int if is_number else str
+        if not (isinstance(value, expected) or (name == "before" and value is None)):
+            raise TypeError(f"{name} has another type")
     return raw
+
+
+def _port(value: object) -> int:
+    """A port; 0 = unknown. Raises ValueError."""
+    if not isinstance(value, int) or not 0 <= value <= MAX_PORT:
+        raise ValueError("not a port")
+    return value
+
+
+def _check_names(one: MovedService) -> None:
+    """Raises ValueError for a unit or a file that the swap does not write: root restarts and removes what is here."""
+    if not CONSUMER_NAME.fullmatch(one.consumer) or not (one.unit == "" or _UNIT.fullmatch(one.unit)):
+        raise ValueError("not a name")
+    names = [Path(made.path).name.endswith(".toml") for made in (one.listener, one.url) if made is not None]
+    paths = [Path(made.path) for made in (one.listener, one.url, one.drop_in) if made is not None]
+    if one.drop_in is not None:
+        names.append(Path(one.drop_in.path).parts[-2:] == (f"{one.unit}.d", "gpumand-gateway.conf"))
+    if not all(names) or not all(path.is_absolute() and ".." not in path.parts for path in paths):
+        raise ValueError("not a file of the swap")

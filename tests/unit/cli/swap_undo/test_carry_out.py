@@ -89,7 +89,10 @@ class FakeHost:
 
     def listeners(self) -> tuple[list[Listener], bool]:
         services = [Listener("127.0.0.1", port, 100) for port in self.ports.values()]
-        return [*services, *(Listener("127.0.0.1", OLD_PORTS[name], GATEWAY_PID) for name in self.open)], False
+        return [
+            *services,
+            *(Listener("127.0.0.1", OLD_PORTS.get(name, 8080), GATEWAY_PID) for name in self.open),
+        ], False
 
     def state(self, unit: str) -> SystemctlState:
         is_running = unit in self.units or unit.removesuffix(".service") in self.ports
@@ -125,8 +128,8 @@ def _consumer(name: str, port: int) -> str:
     return f'[consumers.{name}]\nunit = "{name}.service"\nurl = "http://127.0.0.1:{port}"\nvram_resident_mib = 1\n'
 
 
-def undo(host: FakeHost, *busy: str) -> dict[str, str]:
-    """One run; ``busy`` are services that are taken into use after the plan was made."""
+def undo(host: FakeHost, *busy: str, left_out: Iterable[str] = ()) -> dict[str, str]:
+    """One run; ``busy`` are services taken into use after the plan was made, ``left_out`` those in use before it."""
     record = read_record(host.places.record)
 
     def uses(services: Iterable[MovedService]) -> dict[str, str]:
@@ -134,7 +137,7 @@ def undo(host: FakeHost, *busy: str) -> dict[str, str]:
         return {one.consumer: "leased" for one in services if one.consumer in busy}
 
     one = Undo(record, host.places.record, Dialog(is_asking=False), uses, lambda: host.step("reload of gpumand"))
-    return one.carry_out(plan_undo(record, unit_folder=host.places.units))
+    return one.carry_out(plan_undo(record, left_out, host.places.units))
 
 
 def assert_is_back(host: FakeHost) -> None:
@@ -178,6 +181,45 @@ def test_a_service_that_is_taken_into_use_meanwhile_stays_behind_the_gateway(hos
     assert host.open == {"ollama"}
     assert set(read_record(host.places.record).services) == {"ollama"}
     assert undo(host) == {}
+    assert_is_back(host)
+
+
+def test_a_service_in_use_stays_also_if_another_one_is_taken_into_use_meanwhile(host: FakeHost) -> None:
+    undo(host, "comfyui", left_out=["ollama"])
+    assert host.ports == {"ollama": 11435, "comfyui": 8189}
+    assert host.open == set(OLD_PORTS)
+    assert not [one for one in host.steps if "restart" in one]
+
+
+def test_services_that_are_taken_into_use_one_after_the_other_all_stay(host: FakeHost) -> None:
+    record, answers = read_record(host.places.record), [{"ollama": "leased"}, {"comfyui": "leased"}]
+    one = Undo(record, host.places.record, Dialog(is_asking=False), lambda _: answers.pop(0), lambda: None)
+    assert one.carry_out(plan_undo(record, unit_folder=host.places.units)) == dict.fromkeys(OLD_PORTS, "leased")
+    assert host.ports == {"ollama": 11435, "comfyui": 8189}
+    assert host.open == set(OLD_PORTS)
+
+
+@pytest.mark.parametrize("name", ["gpumand.toml", "gateway.toml"])
+def test_a_file_that_was_edited_while_the_question_was_open_is_not_overwritten(host: FakeHost, name: str) -> None:
+    record = read_record(host.places.record)
+    plan = plan_undo(record, unit_folder=host.places.units)
+    path = host.places.gateway.parent / name
+    edited = path.read_text() + "# a note\n"
+    path.write_text(edited)
+    one = Undo(record, host.places.record, Dialog(is_asking=False), lambda _: {}, lambda: None)
+    with pytest.raises(Failure, match=rf"{name} was changed meanwhile, and nothing was done"):
+        one.carry_out(plan)
+    assert path.read_text() == edited
+    assert host.steps == []
+
+
+def test_another_program_at_the_former_port_does_not_count_as_the_service(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = host.listeners
+    other = Listener("192.168.1.5", OLD_PORTS["ollama"], 99)
+    monkeypatch.setattr(carry_out, "listeners", lambda: ([*own()[0], other], False))
+    undo(host)
     assert_is_back(host)
 
 
@@ -245,6 +287,23 @@ def test_units_that_were_enabled_for_it_are_disabled_after_the_last_service(
     undo(host)
     assert host.steps[-1] == f"disable --now {GATEWAY}"
     assert_is_back(host)
+
+
+def test_a_gateway_with_other_listeners_goes_on(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(carry_out, "run", lambda command: host.step(" ".join(command[1:])))
+    monkeypatch.setattr(gateway_config, "DEFAULT_FILE", host.places.gateway)
+    write_record(host.places.record, replace(read_record(host.places.record), enabled=(GATEWAY,)))
+    with host.places.gateway.open("a") as file:
+        file.write('[gateway.listeners.tei]\nlisten = "127.0.0.1:8080"\n')
+    undo(host)
+    assert not [one for one in host.steps if one.startswith("disable")]
+    assert (
+        f"other listeners: tei. If you do not need it: sudo systemctl disable --now {GATEWAY}"
+        in capsys.readouterr().out
+    )
+    assert not host.places.record.exists()
 
 
 @pytest.mark.parametrize("state", ["active", "activating", "reloading", "deactivating"])

@@ -35,6 +35,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: dict[str, str]
     apply(gateway_setup.without(Proposal([swap], []), [], made))
     monkeypatch.setattr(command, "RECORD", made.record)
     monkeypatch.setattr(command, "Places", lambda: made)
+    monkeypatch.setattr(command, "LOCK", tmp_path / "lock")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made
 
@@ -107,10 +108,21 @@ def test_force_goes_without_the_question_for_uses(places: Places, monkeypatch: p
 
 
 def test_a_second_run_at_the_same_time_is_refused(places: Places) -> None:
-    with command._alone(places.units):
+    with command._alone(command.LOCK):
+        assert command.LOCK.stat().st_mode & 0o077 == 0, "every user could keep the lock"
         done = run("--undo", "--dry-run")
     assert (done.exit_code, "another gpumanctl init --undo is at work" in done.output) == (1, True)
     assert run("--undo", "--dry-run").exit_code == 0
+
+
+def test_a_preview_asks_nothing(places: Places, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    busy["ollama"] = "leased to alice"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    asked: list[bool] = []
+    make = command.Dialog
+    monkeypatch.setattr(command, "Dialog", lambda **options: asked.append(options["is_asking"]) or make(**options))
+    assert run("--undo", "--dry-run").exit_code == 0
+    assert asked == [False]
 
 
 def test_a_url_in_a_file_that_was_renamed_since_is_named(places: Places) -> None:

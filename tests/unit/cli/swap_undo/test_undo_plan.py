@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,6 +231,42 @@ def test_a_damaged_record_is_an_error_and_not_taken_for_an_empty_one(places: Pla
         read_record(places.record)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"consumer": "ollama"', '"consumer": "../../x"'),
+        ('"unit": "ollama.service"', '"unit": "--all"'),
+        ('"unit": "ollama.service"', '"unit": "ssh.service"'),
+        ('"new_port": 11435', '"new_port": "11435"'),
+        ('"port": 11434', '"port": null'),
+        ('"before": null', '"before": 7'),
+        ("/ollama.service.d/gpumand-gateway.conf", "/ollama.service.d/../../passwd"),
+        ("/ollama.service.d/gpumand-gateway.conf", "/ollama.service.d/other.conf"),
+        ("/gateway.toml", "/shadow"),
+        ("/gpumand.toml", "/../gpumand.toml"),
+    ],
+)
+def test_a_record_with_what_no_swap_writes_is_damaged(places: Places, old: str, new: str) -> None:
+    swap(places, OLLAMA)
+    text = places.record.read_text()
+    assert old in text
+    places.record.write_text(text.replace(old, new))
+    with pytest.raises(Failure, match=r"is damaged\. Rename it and repeat"):
+        read_record(places.record)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "writable"])
+def test_a_record_that_others_could_have_written_is_refused(places: Places, kind: str) -> None:
+    swap(places, OLLAMA)
+    if kind == "writable":
+        places.record.chmod(0o666)
+    else:
+        moved = places.record.rename(places.record.with_name("moved"))
+        places.record.symlink_to(moved) if kind == "link" else os.mkfifo(places.record, 0o600)
+    with pytest.raises(Failure, match="cannot read" if kind == "link" else "only root can write"):
+        read_record(places.record)
+
+
 # -- without a record --------------------------------------------------------------------------------------------------
 
 
@@ -265,3 +302,13 @@ def test_drop_ins_of_another_origin_are_not_taken_for_moved_services(places: Pla
     path.parent.mkdir()
     path.write_text(text)
     assert with_former_moves(SwapRecord({}), places) == SwapRecord({})
+
+
+def test_own_lines_in_a_drop_in_without_a_record_are_not_removed(places: Places) -> None:
+    swap(places, OLLAMA)
+    places.record.unlink()
+    path = places.units / "ollama.service.d/gpumand-gateway.conf"
+    path.write_text(path.read_text() + "Nice=5\n")
+    plan = plan_undo(with_former_moves(SwapRecord({}), places), unit_folder=places.units)
+    assert plan.files == {}
+    assert "it was edited since. Move your own lines to another drop-in, keep the first line" in plan.refused["ollama"]
