@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -141,6 +142,25 @@ def test_the_removed_daemon_prints_commands_that_work_without_it(tmp_path: Path,
     remove = f"  sudo rm {' '.join(map(str, drop_ins))}"
     restart = ["  sudo systemctl daemon-reload", "  sudo systemctl try-restart comfyui.service ollama.service"]
     assert printed == ([remove, *restart] if moved else [])
+
+
+def test_the_printed_commands_close_sockets_and_survive_escaped_names(tmp_path: Path) -> None:
+    folder = tmp_path / "etc/systemd/system"
+    drop_in = folder / r"my\x2dserver.service.d/gpumand-gateway.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.touch()
+    socket = folder / "gpumand-gateway-llm.socket"
+    socket.touch()
+    script = ["sh", str(ROOT / "debian/gpumand.postrm"), "remove"]
+    environ = {"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}
+    done = subprocess.run(script, env=environ, capture_output=True, text=True, check=True)
+    commands = [shlex.split(line) for line in done.stderr.splitlines() if line.startswith("  sudo ")]
+    assert commands == [
+        ["sudo", "systemctl", "disable", "--now", "gpumand-gateway-llm.socket"],
+        ["sudo", "rm", str(drop_in), str(socket)],
+        ["sudo", "systemctl", "daemon-reload"],
+        ["sudo", "systemctl", "try-restart", r"my\x2dserver.service"],
+    ]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -143,8 +143,9 @@ def _content(path: Path) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
+            repair = f"sudo chown root {path}; sudo chmod 600 {path}"
             what = f"{path}, the record of moved services, is not a file that only root can write"
-            raise Failure(ExitCode.FAILURE, f"{what}. Check its content, then run: sudo chown root {path}") from None
+            raise Failure(ExitCode.FAILURE, f"{what}. Check its content, then run: {repair}") from None
         return file.read(MAX_BYTES)
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 from gpumand.cli import gateway_setup
 from gpumand.cli.app import gpumanctl
 from gpumand.cli.gateway_setup import Places, Proposal, apply
+from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.swap_undo import command
 from gpumand.cli.swap_undo.record import read_record
 from gpumand.discovery.port_swap import Swap
@@ -119,8 +120,12 @@ def test_a_preview_asks_nothing(places: Places, busy: dict[str, str], monkeypatc
     busy["ollama"] = "leased to alice"
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     asked: list[bool] = []
-    make = command.Dialog
-    monkeypatch.setattr(command, "Dialog", lambda **options: asked.append(options["is_asking"]) or make(**options))
+
+    def make(*, is_asking: bool) -> Dialog:
+        asked.append(is_asking)
+        return Dialog(is_asking=is_asking)
+
+    monkeypatch.setattr(command, "Dialog", make)
     assert run("--undo", "--dry-run").exit_code == 0
     assert asked == [False]
 
