@@ -9,9 +9,12 @@ import pytest
 
 from gpumand.arbiter.deferred_unloads import DeferredUnload
 from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
+from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
+from gpumand.domain.planning import decide
 from gpumand.domain.request import AcquireOptions
+from gpumand.domain.view import View
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, ooms, reports, residency, routed
 from tests.unit.arbiter.test_busy import housekeeping
@@ -191,6 +194,31 @@ async def test_manual_eviction_gives_way_to_a_request_and_names_the_clients() ->
     assert grant.evicted == ("recent",)
     with pytest.raises(EvictionFailed, match="its unload waits for the requests of 1 client"):
         await evicting
+
+
+async def test_manual_eviction_looks_once_at_all_requests_that_need_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = await host(routed("image", 9000, devices=("FAKE-1",)), total_mib=(24564, 24564))
+    world.routes.consumer("image").device = 1
+    held = await world.arbiter.acquire(client(7), "image", AcquireOptions(exclusive=True))
+    waiting = [asyncio.create_task(world.arbiter.acquire(client(8), "image", AcquireOptions())) for _ in range(30)]
+    looks: list[Requirement] = []
+
+    def counted(view: View, requirement: Requirement) -> Decision:
+        looks.append(requirement)
+        return decide(view, requirement)
+
+    monkeypatch.setattr("gpumand.arbiter.manual.decide", counted)
+    evicting = asyncio.create_task(world.arbiter.evict("old", False, 20.0))
+    await world.clock.sleep(8.0)
+    assert len(world.arbiter.status().queue) == 30
+    assert not evicting.done(), "requests for another device do not need it"
+    assert 1 <= len(looks) <= 12
+
+    await world.arbiter.release(held.lease.id)
+    evicting.cancel()
+    await asyncio.wait([evicting])
+    for one in waiting:
+        await world.arbiter.release((await one).lease.id)
 
 
 async def random_demand(seed: int) -> tuple[int, float]:
