@@ -97,10 +97,15 @@ class Placer:
     async def required_soon(self, name: str, attempt: Attempt) -> HostRow:
         """As ``required``; a host that was there a moment ago is waited for, within the time of the request."""
         absences = self._table.absences
-        while (absence := absences.of_host(name)) is not None:
+        while not self._answers(name) and (absence := absences.of_host(name)) is not None:
             if not await self._table.wait_changed(min(attempt.left_sec, absences.left_sec(absence))):
                 break
         return self.required(name)
+
+    def _answers(self, name: str) -> bool:
+        """Whether a host of this name is there; one that was installed again has another machine id than before."""
+        known = self._table.find(name)
+        return known is not None and not known.row.is_away
 
     def required(self, name: str) -> HostRow:
         """The host of a name. Raises NoSuchHost, NoHost if it is absent or its agent is too old, InvalidArgs."""

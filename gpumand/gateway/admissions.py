@@ -88,6 +88,6 @@ class Admissions:
         if admission.entry is not None:
             self._table.refuse(admission.entry, refusal)
             return
-        admission.refusal = refusal
-        if admission.task is not None:
+        is_ending, admission.refusal = admission.refusal is not None, refusal
+        if not is_ending and admission.task is not None:
             admission.task.cancel()

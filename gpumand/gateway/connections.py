@@ -194,6 +194,8 @@ class Connection(asyncio.Protocol):
                 until then is no head.
         """
         self._handling = self._request = None
+        # The input may end between the head of the next request and its handler.
+        self._needs_client = False
         self._head = bytearray() if is_read else None
 
     def abort(self) -> None:

@@ -26,7 +26,7 @@ from gpumand.gateway.paths import BadTarget, Target, check_target
 from gpumand.gateway.refusals import Refusal, Refused, refused
 from gpumand.gateway.request_body import bad_body
 from gpumand.gateway.requests import Entry
-from gpumand.gateway.router import Route, Router, Service
+from gpumand.gateway.router import Route, Router, Service, check_consumer
 from gpumand.gateway.routes.classes import WEBSOCKET, RouteClass
 from gpumand.gateway.socket_requests import SocketHandler
 from gpumand.gateway.websockets import is_websocket
@@ -232,6 +232,8 @@ class Gateway:
             return _gone() if exchange.response is None else exchange.response
 
     async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
+        # A reload may have changed the rights of the client while its body was read, before its consumer was known.
+        check_consumer(exchange.client, exchange.entry.consumer)
         if exchange.is_foreign and exchange.entry.kind in (RouteClass.WORK, RouteClass.JOB):
             raise foreign_site()
         if exchange.elsewhere is not None:

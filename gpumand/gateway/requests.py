@@ -196,7 +196,8 @@ class RequestTable:
     def refuse(self, entry: Entry, refusal: Refusal) -> None:
         """End a request whose client may not send it any more, unless the consumer works on it."""
         entry.refusal = refusal
-        if not entry.is_working and entry.task is not None:
+        # A second cancellation would interrupt the end of a request that was cancelled before.
+        if not (entry.is_working or entry.is_cancelled) and entry.task is not None:
             entry.is_cancelled = True
             entry.task.cancel()
 

@@ -103,6 +103,11 @@ async def queued(made: Entrance) -> bool:
     return bool((await made.control.status())["queue"])
 
 
+async def has_no_request(made: Entrance) -> bool:
+    _, document = await made.get("/gateway/v1/requests")
+    return not document["requests"]
+
+
 async def test_uploads_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     async with entrance(tmp_path, keys="spool_max_mib = 4") as made:
         await made.get("/v1/models")
@@ -144,6 +149,8 @@ async def test_client_that_leaves_frees_its_upload(tmp_path: Path) -> None:
             waiting = asyncio.create_task(sent(made, form(4 * MIB)))
             await wait_until("the upload waits", queued, made)
             waiting.cancel()
+            # The next round must not take this upload for its own.
+            await wait_until("the upload has gone", has_no_request, made)
             await made.control.release(lease)
         status, _ = await sent(made, form(4 * MIB))
 

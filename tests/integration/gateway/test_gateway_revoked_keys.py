@@ -125,6 +125,34 @@ async def test_upload_of_a_revoked_key_is_refused_before_it_ends(tmp_path: Path)
     assert status == 401
 
 
+async def test_upload_is_refused_at_its_end_if_its_key_is_not_for_the_consumer_any_more(tmp_path: Path) -> None:
+    async with guarded(tmp_path) as made, asyncio.timeout(DEADLINE_SEC):
+        may_end = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'{"model": "qwen3", "messages": ['
+            await may_end.wait()
+            yield b"]}"
+
+        headers = bearer(LEAKED)["headers"] | {"Content-Type": "application/json"}
+        url = f"{made.url}/v1/chat/completions"
+        posting = asyncio.create_task(made.session.post(url, data=body(), headers=headers))
+        await wait_until("the upload is listed", lambda: is_listed(made))
+        await reload(made, BOTH.replace("[keys.other]", 'consumers = ["ollama"]\n[keys.other]'))
+        await wait_until("the key is limited", lambda: is_limited(made))
+        may_end.set()
+        async with await posting as answer:
+            status, refusal = answer.status, await answer.json()
+
+    assert (status, refusal["error"]["code"]) == (403, "consumer_not_allowed")
+    assert made.llama.bodies == []
+
+
+async def is_limited(made: Entrance) -> bool:
+    status, _ = await made.post("/v1/chat/completions", CHAT, **bearer(LEAKED))
+    return status != 200
+
+
 async def is_listed(made: Entrance) -> bool:
     _, document = await made.get("/gateway/v1/requests", **bearer(OTHER))
     return bool(document["requests"])

@@ -132,6 +132,19 @@ async def test_request_waits_until_the_agent_of_the_only_host_is_back(fleet: Scr
         assert (await waiting).grant["host"] == (await chosen).grant["host"] == "gpu2"
 
 
+async def test_host_that_was_installed_again_is_used_at_once_by_its_name(fleet: ScriptedFleet) -> None:
+    """It has another machine id then, and the old one never comes back."""
+    router, row = await fleet.router(), fleet.rows["gpu2"]
+    await fleet._stores["gpu2"].leave()
+    await until_absent(router)
+    await fleet._stores["gpu2"].join(replace(row, machine_id=machine_id(9)))
+    async with asyncio.timeout(DEADLINE_SEC):
+        while router.table.find("gpu2") is None:
+            await router.table.wait_changed(1.0)
+        lease = await router.acquire(AcquireCall("big", 3600.0, on="gpu2"))
+    assert lease.grant["host"] == "gpu2"
+
+
 async def test_request_whose_time_has_passed_is_refused_with_the_host(fleet: ScriptedFleet) -> None:
     router = await fleet.router()
     await show(fleet, away(fleet.rows["gpu2"]))

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from gpumand.gateway.connections import Acceptor, connection_of
+from gpumand.gateway.connections import Acceptor, Connection, connection_of
 from tests.unit.gateway.raw_relay import accepting
 
 SIZE = 3_000_000
@@ -20,9 +20,11 @@ class Handler:
     def __init__(self) -> None:
         self.begun, self.may_answer, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.cancelled = 0
+        self.connections: set[Connection] = set()
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = connection_of(request)
+        self.connections.add(connection)
         connection.begin_request(request)
         try:
             return await self._answer(request)
@@ -84,6 +86,27 @@ async def test_work_is_cancelled_and_its_client_gets_the_reason(is_late: bool) -
         writer.close()
 
     assert (answer[:12], answer[-6:], handler.cancelled) == (b"HTTP/1.1 400", b"closed", 1)
+
+
+async def test_look_after_work_on_the_same_connection_is_answered() -> None:
+    """The end of the input arrives before the handler of the second request begins."""
+    handler = Handler()
+    handler.may_answer.set()
+    async with accepting(Acceptor(handler.handle, 100)) as port:
+        reader, writer = await begin(port, "/work")
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(SIZE)
+        (connection,) = handler.connections
+        handler.begun.clear()
+        handler.may_answer.clear()
+        connection.data_received(b"GET /look HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connection.eof_received()
+        await handler.begun.wait()
+        handler.may_answer.set()
+        answer = await reader.read()
+        writer.close()
+
+    assert (answer[:12], handler.cancelled) == (b"HTTP/1.1 200", 0)
 
 
 UPLOAD = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n"

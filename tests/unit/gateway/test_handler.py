@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from aiohttp import web
@@ -14,6 +14,7 @@ from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.handler import CLIENT_GONE, Gateway
 from gpumand.gateway.headers import Origin
+from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client, Entry, RequestTable, WaitLimits
 from tests.unit.gateway.raw_relay import UPLOAD, accepting
 
@@ -82,3 +83,46 @@ async def test_client_that_leaves_while_its_body_is_read_counts_as_gone() -> Non
         await reader.reads.wait()
         writer.close()
         assert (await ends.entries.get()).status == CLIENT_GONE
+
+
+class Cleaner:
+    """Waits, and cleans up when it is cancelled."""
+
+    def __init__(self) -> None:
+        self.waits, self.cleans, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.is_clean = False
+
+    async def route(self, *_: object) -> web.Response:
+        self.waits.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.cleans.set()
+            await self.may_end.wait()
+            self.is_clean = True
+        raise AssertionError("nothing is routed")
+
+
+async def test_second_reload_does_not_interrupt_the_end_of_a_request_that_the_first_one_refused() -> None:
+    table, router, ends = RequestTable(WaitLimits()), Cleaner(), Ends()
+    made = gateway(table, cast(Any, router), ends)
+    admissions = made._admissions
+
+    def refuse(*_: object) -> NoReturn:
+        raise refused(401, "key_wrong", "This API key is not known.")
+
+    async with accepting(Acceptor(made.handle, 100)) as port:
+        client, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await router.waits.wait()
+        admissions._access = cast(Any, SimpleNamespace(admit=refuse))
+        admissions.check()
+        await router.cleans.wait()
+        admissions.check()
+        await asyncio.sleep(0)
+        router.may_end.set()
+        answer = await client.readuntil(b"This API key is not known.")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 401")
+    assert router.is_clean
