@@ -116,13 +116,17 @@ def _name_moved_services() -> None:
     """Print the drop-ins of the gateway: they belong to the administrator, and a restart would end requests."""
     moved = sorted(UNIT_FOLDER.glob(f"*.service.d/{DROP_IN}"))
     if moved:
-        units = " ".join(path.parent.name.removesuffix(".d") for path in moved)
+        units = shlex.join(path.parent.name.removesuffix(".d") for path in moved)
         click.echo("These services are still at the port to which the gateway has moved them. To move them back:")
         click.echo(f"    {shlex.join((_own_path(), 'init', '--undo'))}")
         click.echo("Without gpumanctl:")
         for line in filter(None, map(_old_url, moved)):
             click.echo(f"    {line}")
-        click.echo(f"    rm {shlex.join(map(str, moved))}")
+        # Sockets of gpumanctl gateway sockets keep the old ports open, so that no service could listen there.
+        sockets = sorted(UNIT_FOLDER.glob("gpumand-gateway-*.socket"))
+        if sockets:
+            click.echo(f"    systemctl disable --now {' '.join(one.name for one in sockets)}")
+        click.echo(f"    rm {shlex.join(map(str, (*moved, *sockets)))}")
         click.echo(f"    systemctl daemon-reload; systemctl try-restart {units}")
         click.echo("Programs with the settings of gpumanctl connect get their own back from: gpumanctl disconnect")
 

@@ -40,9 +40,11 @@ def services_in_use(bus: str, services: Iterable[MovedService], gateway: Gateway
         Failure: gpumand runs and does not answer, so that leases are not known.
     """
     running = [one for one in services if not one.unit or unit_state(one.unit).is_running]
-    # Leases end when the daemon is stopped, and a call would start it. Its restart keeps them.
-    if not running or unit_state(DAEMON).active == "inactive":
+    if not running:
         return {}
+    # Leases end when the daemon is stopped, and a call would start it. Its restart keeps them.
+    if unit_state(DAEMON).active == "inactive":
+        return asyncio.run(_reported_work(None, running))
     try:
         status = asyncio.run(_status(bus))
     except GpumandError as error:
@@ -101,28 +103,37 @@ def _requests_in_gateway(gateway: GatewayApi) -> dict[str, int] | None:
     return counts
 
 
-async def _reported_work(status: Status, services: Iterable[MovedService]) -> dict[str, str]:
-    """What the busy routes of services with a loaded model report."""
+async def _reported_work(status: Status | None, services: Iterable[MovedService]) -> dict[str, str]:
+    """What the busy routes of services with a loaded model report; without a status, their health routes know that."""
     try:
         consumers = (await asyncio.to_thread(load, None)).consumers
     except ConfigProblems as error:
         message = f"the configuration has errors, so that no service can be asked whether it works: {error}"
         raise Failure(ExitCode.FAILURE, message) from None
-    resident = {one.name for one in status.consumers if one.residency == "resident"}
     # A server without its model does no work, and some load it for the question.
-    asked = [consumers[one.consumer] for one in services if one.consumer in resident & consumers.keys()]
+    resident = None if status is None else {one.name for one in status.consumers if one.residency == "resident"}
+    asked = [consumers[one.consumer] for one in services if one.consumer in consumers]
+    asked = [one for one in asked if resident is None or one.name in resident]
     routes = HttpRoutes(SystemClock(), ConsumerConnections(lambda _: None))
     try:
-        answers = await asyncio.gather(*(_work(routes, one) for one in asked))
+        answers = await asyncio.gather(*(_work(routes, one, is_loaded=resident is not None) for one in asked))
     finally:
         await routes.close()
     return {spec.name: answer for spec, answer in zip(asked, answers, strict=True) if answer}
 
 
-async def _work(routes: HttpRoutes, spec: ConsumerSpec) -> str:
-    if spec.busy is None:
+async def _work(routes: HttpRoutes, spec: ConsumerSpec, *, is_loaded: bool) -> str:
+    if spec.busy is None or not (is_loaded or await _may_have_model(routes, spec)):
         return ""
     report = await routes.probe_busy(spec)
     if report.jobs is None:
         return "" if report.refused else f"possibly at work, since it does not say: {report.error}"
     return f"at work on {report.jobs} job{'s' if report.jobs > 1 else ''}" if report.jobs else ""
+
+
+async def _may_have_model(routes: HttpRoutes, spec: ConsumerSpec) -> bool:
+    """Whether the health route of a service does not exclude a loaded model."""
+    if spec.health is None:
+        return True
+    health = await routes.probe_health(spec)
+    return not (health.refused or health.sleeping or health.loaded is False)

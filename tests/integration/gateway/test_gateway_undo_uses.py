@@ -104,3 +104,13 @@ async def test_a_daemon_that_was_stopped_has_no_leases_and_is_not_started(
         await host.end()
         monkeypatch.setattr(work_check, "unit_state", lambda unit: SystemctlState("inactive"))
         assert await uses(host) == {}
+
+
+async def test_work_counts_also_while_the_daemon_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = 'busy = { path = "/prompt", pointers = ["/exec_info/queue_remaining"] }'
+    async with front(tmp_path, consumer=busy) as made:
+        monkeypatch.setattr(work_check, "load", lambda _: load(made.host.folder / "gpumand.toml"))
+        monkeypatch.setattr(work_check, "unit_state", lambda unit: SystemctlState("inactive"))
+        assert await uses(made.host) == {}
+        made.service.jobs = 2
+        assert await uses(made.host) == {"fake": "at work on 2 jobs"}

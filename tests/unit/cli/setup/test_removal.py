@@ -33,6 +33,21 @@ def test_a_service_that_was_moved_is_named_with_its_way_back(units: Path, capsys
     assert "systemctl try-restart ollama.service\n" in printed
 
 
+def test_sockets_of_listeners_are_closed_before_the_restart(units: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drop_in = units / r"my\x2dserver.service.d/gpumand-gateway.conf"
+    drop_in.parent.mkdir()
+    drop_in.touch()
+    socket = units / "gpumand-gateway-llm.socket"
+    socket.touch()
+    system_files.remove(user=False, dry_run=True)
+    lines = capsys.readouterr().out.partition("Without gpumanctl:\n")[2].splitlines()
+    assert [line.strip() for line in lines[:3]] == [
+        "systemctl disable --now gpumand-gateway-llm.socket",
+        f"rm '{drop_in}' {socket}",
+        r"systemctl daemon-reload; systemctl try-restart 'my\x2dserver.service'",
+    ]
+
+
 def test_nothing_is_said_about_other_drop_ins(units: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (units / "ollama.service.d").mkdir()
     (units / "ollama.service.d/override.conf").touch()
