@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from gpumand.arbiter.loading_memory import LoadingMemory
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, shared_units
-from gpumand.domain.busyness import is_busy
+from gpumand.domain.busyness import is_busy, is_deferring
 from gpumand.domain.consumer import ConsumerSpec, UnitActivity, UnitState
 from gpumand.domain.container import container_of
 from gpumand.domain.device import Devices
@@ -217,7 +217,7 @@ def _use(consumer: ConsumerState) -> str:
     """How a consumer is used, so that its unit must not be restarted; "" when it is not."""
     facts = [
         ("leased", consumer.leases > 0),
-        ("busy", is_busy(consumer)),
+        ("busy", is_busy(consumer) or is_deferring(consumer)),
         ("pinned", consumer.pinned),
         ("loading", consumer.residency is Residency.LOADING),
     ]

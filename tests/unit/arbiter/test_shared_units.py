@@ -180,9 +180,11 @@ async def test_work_that_another_consumer_begins_during_a_forced_eviction_is_not
     assert world.units.calls == []
 
 
-async def test_others_in_the_unit_are_asked_before_it_is_restarted_for_a_load() -> None:
-    busy = BusyRoute("/slots", ("/n",))
+@pytest.mark.parametrize("busy", [BusyRoute("/slots", ("/n",)), None])
+async def test_others_in_the_unit_are_asked_before_it_is_restarted_for_a_load(busy: BusyRoute | None) -> None:
+    """One without a busy check is known to be at work once it has put an unload off for its clients."""
     world = await make_world(model("a", 8000), model("b", 8000, busy=busy), loaded=("b",))
+    world.arbiter.state.ledger.update("b", unload_deferred=busy is None)
     a = world.routes.consumer("a")
     a.mib, a.says_loaded = 0, True  # it answers that it is loaded, and holds nothing
     world.vram.attributable |= {"a", "b"}
