@@ -94,7 +94,7 @@ def facts(visit: Visit, answer_bytes: int) -> dict[str, object]:
         "client": printable(visit.client, MAX_TEXT),
         "listener": visit.listener,
         "method": printable(request.method, MAX_METHOD),
-        "path": printable(request.raw_path.partition("?")[0], MAX_PATH),
+        "path": printable(_path(request.raw_path), MAX_PATH),
         "status": visit.status,
         "model": printable(str(request.get(NAMED_MODEL, "")), MAX_TEXT),
         "duration_usec": _usec(duration_sec),
@@ -106,6 +106,12 @@ def facts(visit: Visit, answer_bytes: int) -> dict[str, object]:
     about = {"consumer": entry.consumer, "class": entry.kind.value if entry.consumer else "", "request": entry.number}
     times = {"waited_usec": _usec(entry.waited_sec), "first_byte_usec": first}
     return named | about | times | {"sent_bytes": entry.sent_bytes or answer_bytes}
+
+
+def _path(target: str) -> str:
+    """The path of a request target; of a refused proxy request the address, without a password."""
+    path = target.partition("?")[0]
+    return path if path.startswith("/") else path.rpartition("@")[2]
 
 
 def _text(named: dict[str, object]) -> str:

@@ -1,8 +1,9 @@
 """Divides a consumer's slots between clients by start-time fair queueing, for backlogs of any length.
 
 Each client has a clock of the work that it was given. The next slot goes to the client whose clock is lowest, and its
-clock advances by the time for which the request uses the slot. A client that comes, or comes back, begins at the clock
-of the last request that was given a slot: it has no credit for its absence, and no debt from a time with free slots.
+clock advances by the time for which the request uses the slot while any request waits. A client that comes, or comes
+back, begins at the clock of the last request that was given a slot: it has no credit for its absence, and no debt from
+a time with free slots.
 
 Source: P. Goyal, H. Vin, H. Cheng, "Start-time Fair Queueing", 1996.
 """
@@ -47,7 +48,7 @@ class SlotShares:
         self._clocks[client], self._served_at[client] = self._last_start + work_sec, now
 
     def correct(self, client: str, seconds: float) -> None:
-        """A request of a client has used its slot longer than expected, or shorter with a negative number."""
+        """A request of a client is charged for more than was expected, or for less with a negative number."""
         if client in self._clocks:
             self._clocks[client] += seconds
 

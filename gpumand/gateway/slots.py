@@ -45,12 +45,13 @@ class Slot:
         arrived_at: when it has arrived, in seconds of the queue's clock.
         work_sec: what its client was charged for it.
         began_at: when it got its slot, in seconds of the queue's clock; None while it waits.
+        contended_at: the queue's seconds of contention at that time.
         ready: resolved when the request may go on.
     """
 
     def __init__(self, queue: SlotQueue, client: Client, number: int, priority: int, arrived_at: float) -> None:
         self.client, self.number, self.priority, self.arrived_at = client, number, priority, arrived_at
-        self.work_sec = 0.0
+        self.work_sec = self.contended_at = 0.0
         self.began_at: float | None = None
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue = queue
@@ -76,6 +77,8 @@ class SlotQueue:
         self._running: set[Slot] = set()
         self._waiting: list[Slot] = []
         self._last = 0
+        self._contended_sec = 0.0
+        self._contended_since: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -92,6 +95,7 @@ class SlotQueue:
 
     def leave(self, slot: Slot) -> None:
         """A request has ended; called by its slot."""
+        self._note_contention()
         if slot in self._running:
             self._running.remove(slot)
             self._measure(slot)
@@ -105,14 +109,23 @@ class SlotQueue:
 
     def admit(self) -> None:
         """Let requests go on as far as there is room."""
+        self._note_contention()
         while (slot := self._next()) is not None:
             self._waiting.remove(slot)
             self._running.add(slot)
-            slot.began_at = self._clock()
+            slot.began_at, slot.contended_at = self._clock(), self._contended_sec
             if self.limits.total:
                 slot.work_sec = max(MIN_WORK_SEC, self._work_sec)
                 self._shares.charge(slot.client.name, slot.work_sec, slot.began_at)
             slot.ready.set_result(None)
+        self._note_contention()
+
+    def _note_contention(self) -> None:
+        """Count the seconds in which requests wait. At other times, a client takes its slots from no other one."""
+        now = self._clock()
+        if self._contended_since is not None:
+            self._contended_sec += now - self._contended_since
+        self._contended_since = now if self._waiting else None
 
     def _rank(self, slot: Slot) -> tuple[float, int]:
         """The place of a waiting request: the lowest one is next."""
@@ -124,7 +137,8 @@ class SlotQueue:
         if slot.began_at is not None:
             used_sec = self._clock() - slot.began_at
             self._work_sec += (used_sec - self._work_sec) / MEAN_OF
-            self._shares.correct(slot.client.name, max(MIN_WORK_SEC, used_sec) - slot.work_sec)
+            contended_sec = self._contended_sec - slot.contended_at
+            self._shares.correct(slot.client.name, max(MIN_WORK_SEC, contended_sec) - slot.work_sec)
 
     def _next(self) -> Slot | None:
         fitting = [one for one in self._waiting if self._fits(one)]

@@ -106,3 +106,19 @@ def test_flood_of_requests_leaves_room_in_the_journal_for_errors() -> None:
 def test_logger_limits_its_lines() -> None:
     AccessLog(lambda: True)
     assert any(isinstance(one, RequestGuard) for one in access_log.log.filters)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("http://me:secret@gpu:8770/v1/models?key=secret", "gpu:8770/v1/models"),
+        ("http://gpu:8770/v1/models", "http://gpu:8770/v1/models"),
+        ("me:secret@gpu:8770", "gpu:8770"),
+        ("/models/@latest", "/models/@latest"),
+        ("*", "*"),
+    ],
+)
+async def test_password_in_the_target_of_a_proxy_request_is_not_logged(target: str, shown: str) -> None:
+    named = access_log.facts(visit(Request("GET", target)), 0)
+
+    assert named["path"] == shown

@@ -174,6 +174,28 @@ async def test_client_with_an_hour_of_backlog_takes_turns_with_one_that_comes_la
     assert served == {"a": 50, "b": 50}
 
 
+@pytest.mark.parametrize(("slots", "jobs"), [(1, 1), (4, 1), (4, 4), (8, 8)])
+async def test_long_jobs_from_a_time_in_which_nothing_waited_delay_their_client_by_one_turn_only(
+    slots: int, jobs: int
+) -> None:
+    clock = Clock()
+    queue = SlotQueue(SlotLimits(slots), clock)
+    long = [queue.request(A) for _ in range(jobs)]
+    clock.now += 3599
+    chats = [queue.request(B) for _ in range(64)]
+    clock.now += 1
+    for one in long:
+        one.leave()
+    begun_at, again = clock.now, queue.request(A)
+    while not going(again)[0]:
+        first = min((one for one in chats if going(one)[0]), key=lambda one: one.began_at or 0.0)
+        clock.now = max(clock.now, (first.began_at or 0.0) + 10)
+        chats[chats.index(first)] = queue.request(B)
+        first.leave()
+
+    assert clock.now - begun_at <= 20
+
+
 async def test_clients_without_number_are_not_remembered_for_ever() -> None:
     queue = SlotQueue(SlotLimits(1), Clock())
     held = queue.request(A)
