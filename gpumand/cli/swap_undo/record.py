@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.config.validators import CONSUMER_NAME
+from gpumand.config.validators import CONSUMER_NAME, MAX_PORT, unit_name
+from gpumand.config.value_types import InvalidValue
 from gpumand.config.whole_file import write_whole
 
 RECORD = Path("/var/lib/gpumand-setup/gateway-swap.json")
 VERSION = 1
 MAX_BYTES = 4 << 20
-MAX_PORT = 65535
-_UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9:_.\\@-]{0,246}\.service")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ def read_record(path: Path) -> SwapRecord:
         raise Failure(ExitCode.FAILURE, f"cannot read {path}: {error.strerror}. Run it as root") from None
     try:
         return _record_of(json.loads(content))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (InvalidValue, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         advice = "Rename it and repeat this command, which then finds the services by their drop-ins"
         raise Failure(ExitCode.FAILURE, f"{path}, the record of moved services, is damaged. {advice}") from None
 
@@ -237,7 +235,7 @@ def _port(value: object) -> int:
 
 def _check_names(one: MovedService) -> None:
     """Raises ValueError for a unit or a file that the swap does not write: root restarts and removes what is here."""
-    if not CONSUMER_NAME.fullmatch(one.consumer) or not (one.unit == "" or _UNIT.fullmatch(one.unit)):
+    if not CONSUMER_NAME.fullmatch(one.consumer) or (one.unit and unit_name(one.unit).startswith("-")):
         raise ValueError("not a name")
     names = [Path(made.path).name.endswith(".toml") for made in (one.listener, one.url) if made is not None]
     paths = [Path(made.path) for made in (one.listener, one.url, one.drop_in) if made is not None]

@@ -236,6 +236,7 @@ def test_a_damaged_record_is_an_error_and_not_taken_for_an_empty_one(places: Pla
     [
         ('"consumer": "ollama"', '"consumer": "../../x"'),
         ('"unit": "ollama.service"', '"unit": "--all"'),
+        ('"unit": "ollama.service"', '"unit": "--all.service"'),
         ('"unit": "ollama.service"', '"unit": "ssh.service"'),
         ('"new_port": 11435', '"new_port": "11435"'),
         ('"port": 11434', '"port": null'),
@@ -253,6 +254,14 @@ def test_a_record_with_what_no_swap_writes_is_damaged(places: Places, old: str, 
     places.record.write_text(text.replace(old, new))
     with pytest.raises(Failure, match=r"is damaged\. Rename it and repeat"):
         read_record(places.record)
+
+
+@pytest.mark.parametrize(
+    "unit", ["", "my.slice", "session-3.scope", "llama@big.service", r"a\x2db.service", "a" * 247 + ".service"]
+)
+def test_a_record_with_any_unit_of_a_consumer_can_be_read(places: Places, unit: str) -> None:
+    swap(places, replace(CONTAINER, unit=unit))
+    assert read_record(places.record).services["tei"].unit == unit
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "writable"])
