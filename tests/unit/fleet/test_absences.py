@@ -149,7 +149,7 @@ async def test_request_whose_time_has_passed_is_refused_with_the_host(fleet: Scr
     router = await fleet.router()
     await show(fleet, away(fleet.rows["gpu2"]))
     await until_absent(router)
-    words = r"the host that has big is not reachable at the moment: gpu2 \(its gpumand has given no answer for 0 s\)"
+    words = r"the host that has big is not reachable at the moment: gpu2 \(its gpumand has given no answer for \d+ s\)"
     with pytest.raises(NoHost, match=words):
         await router.acquire(AcquireCall("big", 0.05))
     with pytest.raises(NoHost, match=words):
@@ -157,7 +157,7 @@ async def test_request_whose_time_has_passed_is_refused_with_the_host(fleet: Scr
     await fleet._stores["gpu2"].leave()
     while machine_id(2) in router.table.rows:
         await router.table.wait_changed(DEADLINE_SEC)
-    with pytest.raises(NoHost, match="it has not been in the fleet for 0 s"):
+    with pytest.raises(NoHost, match=r"it has not been in the fleet for \d+ s"):
         await router.acquire(AcquireCall("big", 0.05))
     with pytest.raises(NoHost, match=r"gpu2 .* is not reachable at the moment"):
         await router.acquire(AcquireCall("big", 0.05, on="gpu2"))
