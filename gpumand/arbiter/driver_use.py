@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 POWER_SEC = 10.0
 """Seconds between looks at the power states of the cards."""
 
+NOTE_EVERY_SEC = 1.0
+"""While the driver is open, its last use is noted at most this often."""
+
 
 class WaitingRequests(Sized, Iterable[WaitingRequest], Protocol):
     """The waiting requests."""
@@ -55,7 +58,10 @@ class DriverUse:
             consumer: the consumer that it concerns; "" = any.
             device: the devices that the request names.
         """
-        self._asked_at = self._state.clock.monotonic()
+        self._asked_at = now = self._state.clock.monotonic()
+        # With an integrated GPU beside the card, the question below would be a twentieth of the cost of a lease.
+        if now - self._driver_asked_at < NOTE_EVERY_SEC and not self._state.resting_devices:
+            return
         devices = self._kept_awake()
         if not devices or self._may_use(consumer, device, devices):
             self._driver_asked_at = self._asked_at
