@@ -11,7 +11,7 @@ from asyncio.subprocess import DEVNULL
 from pathlib import Path
 
 from benchmarks.environment import MANAGER, NAME, PATH, announcement_folder, consumer_table, running_daemon
-from benchmarks.table import Row, median
+from benchmarks.table import Row, known_miss, median
 from gpumand.testing.consumer_process import consumer_process
 
 RUNS = 31
@@ -19,6 +19,9 @@ RUNS = 31
 
 MAX_RATIOS = {"status": 1.9, "version": 1.3}
 """How many times as long as importing click a whole command, with its D-Bus call, may take."""
+
+KNOWN_RATIOS = {"version": 1.4}
+"""What docs/performance.md documents for a busy host."""
 
 
 async def measure(folder: Path) -> list[Row]:
@@ -62,6 +65,7 @@ async def _against_click(gpumanctl: list[str], command: str) -> Row:
         ratio,
         f"{MAX_RATIOS[command]:g} or less",
         ratio <= MAX_RATIOS[command],
+        known_miss(ratio, KNOWN_RATIOS.get(command)),
     )
 
 

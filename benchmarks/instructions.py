@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.environment import RunningDaemon, announcement_folder, consumer_table, running_daemon
-from benchmarks.table import Row
+from benchmarks.table import Row, known_miss
 from gpumand.testing.consumer_process import consumer_process
 
 CALLS = 128
@@ -28,6 +28,9 @@ QUIET = "concurrent_leases = 0\nhealth_interval_sec = 600"
 
 CALLERS = (1, 32)
 GOAL_THOUSANDS = {1: 1900, 32: 1000}
+KNOWN_THOUSANDS = {32: 1050}
+"""What was counted on a busy host: more readings fall into the time that valgrind stretches."""
+
 CONSUMER = "tts"
 
 Operation = Callable[[], Awaitable[object]]
@@ -86,7 +89,13 @@ async def _row(running: RunningDaemon, folder: Path, callers: int) -> Row:
     goal = GOAL_THOUSANDS[callers]
     what = f"Instructions of Acquire + Release, resident, {callers} caller{'s' * (callers > 1)}"
     return Row(
-        what, f"{ours:.0f} k", f"two Peer.Pings: {reference:.0f} k", ours / reference, f"≤ {goal} k", ours <= goal
+        what,
+        f"{ours:.0f} k",
+        f"two Peer.Pings: {reference:.0f} k",
+        ours / reference,
+        f"≤ {goal} k",
+        ours <= goal,
+        known_miss(ours, KNOWN_THOUSANDS.get(callers), " k"),
     )
 
 

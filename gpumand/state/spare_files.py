@@ -122,15 +122,16 @@ class SpareFiles:
         return _OpenFile(name, descriptor, os.fstat(descriptor)[:5])
 
     def _is_as_created(self, file: _OpenFile) -> bool:
-        """Whether a spare file is the only name of the open one.
+        """Whether a spare file is the open one, without other names, and as large as it was written.
 
         An administrator may have put another file in its place while it was in use, have kept it under a second name,
-        or have given it to another user.
+        have given it to another user, or have written more to it than the next content would cover.
         """
         try:
-            return os.stat(file.name, dir_fd=self._folder, follow_symlinks=False)[:5] == file.about
+            about = os.stat(file.name, dir_fd=self._folder, follow_symlinks=False)
         except OSError:
             return False
+        return about[:5] == file.about and about.st_size == file.size
 
     def _open_folder(self) -> None:
         if self._folder >= 0:

@@ -253,3 +253,16 @@ def test_passes_left_out_would_change_nothing(seed: int, policy: Policy, is_turn
     story = Story(seed, policy, is_turned)
     with shadowed(story):
         asyncio.run(story.play())
+
+
+def test_stories_contain_passes_of_both_kinds_that_are_left_out() -> None:
+    unchanged = repeated = 0
+    for seed in range(4):
+        story = Story(seed, Policy.LRU, is_turned=False)
+        with shadowed(story) as shadow:
+            asyncio.run(story.play())
+        unchanged, repeated = unchanged + shadow.unchanged, repeated + shadow.repeated
+
+    print(unchanged, repeated)
+    assert unchanged > 20
+    assert repeated > 20

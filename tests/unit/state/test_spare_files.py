@@ -144,7 +144,19 @@ def put_folder_in_place(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize("change", [put_copy_in_place, keep_second_name, make_unreadable, put_folder_in_place])
+def append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b" and a line of an administrator\n")
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+CHANGES = [put_copy_in_place, keep_second_name, make_unreadable, put_folder_in_place, append, cut_off]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_file_that_was_changed_by_an_administrator_is_not_used_again(
     change: Callable[[Path], None], folder: Folder, tmp_path: Path
 ) -> None:
