@@ -58,10 +58,12 @@ class Leases:
 
     Attributes:
         seconds: how long each Acquire took.
+        all_seconds: how long all of them took with their Releases.
         cpu_msec: CPU of the daemon for an Acquire with its Release, by round.
     """
 
     seconds: list[float] = field(default_factory=list)
+    all_seconds: float = 0.0
     cpu_msec: list[float] = field(default_factory=list)
 
 
@@ -88,7 +90,7 @@ async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
                 await _measure_leases(running, kind, leases[running.pid] if round_ else Leases())  # the first warms up
         grown_mib = resident_mib(crowded.pid) - before_mib
     title = f"{policy}, {kind}"
-    rows = _rows(title, leases[empty.pid].seconds, leases[crowded.pid].seconds, grown_mib)
+    rows = _rows(title, leases[empty.pid], leases[crowded.pid], grown_mib)
     return [
         *rows,
         *_cpu_rows(title, leases[empty.pid].cpu_msec, leases[crowded.pid].cpu_msec),
@@ -115,8 +117,9 @@ async def _daemon(folder: Path, policy: str, kind: str) -> AsyncIterator[Running
 
 
 async def _measure_leases(running: RunningDaemon, kind: str, leases: Leases) -> None:
-    before = cpu_msec(running.pid)
+    before, started = cpu_msec(running.pid), time.perf_counter()
     took = await _acquire_seconds(running.client, PRIORITY[kind])
+    leases.all_seconds += time.perf_counter() - started
     leases.seconds += took
     leases.cpu_msec.append((cpu_msec(running.pid) - before) / len(took))
 
@@ -206,13 +209,12 @@ async def _acquire_seconds(client: Client, priority: int) -> list[float]:
     return took
 
 
-def _rows(policy: str, idle_sec: list[float], crowded_sec: list[float], grown_mib: float) -> list[Row]:
+def _rows(policy: str, empty: Leases, crowded: Leases, grown_mib: float) -> list[Row]:
     def row(percent: int) -> Row:
-        ours, yardstick = percentile(crowded_sec, percent) * 1e3, percentile(idle_sec, percent) * 1e3
+        ours, yardstick = percentile(crowded.seconds, percent) * 1e3, percentile(empty.seconds, percent) * 1e3
         what = f"Acquire, resident, {WAITING} waiting ({policy}) p{percent}"
         return Row(what, f"{ours:.1f} ms", f"empty queue: {yardstick:.2f} ms", ours / yardstick)
 
-    # Acquire and Release each cause a pass over the queue, so that the pair takes about twice as long.
-    per_sec = len(crowded_sec) / (2 * sum(crowded_sec))
+    per_sec = len(crowded.seconds) / crowded.all_seconds
     grants = Row(f"Grants by one caller, {WAITING} waiting ({policy})", f"{per_sec:.0f} / s")
     return [row(50), row(99), grants, Row(f"Memory for {WAITING} waiting ({policy})", f"{grown_mib:.1f} MiB")]

@@ -1,4 +1,4 @@
-"""CPU time of the daemon, by the scheduler's own accounting: it does not depend on how busy the host is."""
+"""CPU time of a process by the kernel's accounting, which depends less on other load than wall time does."""
 
 from __future__ import annotations
 

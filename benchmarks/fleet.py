@@ -9,7 +9,8 @@ import time
 
 import aiohttp
 
-from benchmarks.idle import cpu_msec, proportional_mib, resident_mib
+from benchmarks.cpu_time import cpu_msec
+from benchmarks.idle import proportional_mib, resident_mib
 from benchmarks.table import Row, exit_status, known_miss, median, show
 from gpumand.client.held_lease import hold
 from gpumand.fleet.calls import AcquireCall

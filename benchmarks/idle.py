@@ -13,6 +13,7 @@ from asyncio.subprocess import PIPE
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.cpu_time import cpu_msec
 from benchmarks.environment import announcement_folder, consumer_table, running_daemon
 from benchmarks.table import Row
 from gpumand.testing.consumer_process import consumer_process
@@ -95,9 +96,3 @@ def resident_mib(pid: int) -> float:
     """MiB of a process that are in RAM (VmRSS)."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS:"))
-
-
-def cpu_msec(pid: int) -> float:
-    """Processor time of all threads of a process so far, in milliseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6

@@ -16,8 +16,8 @@ from struct import pack
 from dbus_fast import Message
 from dbus_fast.aio import MessageBus
 
+from benchmarks.cpu_time import cpu_msec
 from benchmarks.environment import MANAGER, NAME, PATH, RunningDaemon, running_daemon
-from benchmarks.idle import cpu_msec
 from benchmarks.table import Row
 
 ENTRIES = 600_000
