@@ -57,7 +57,7 @@ class Bus:
         return reply
 
     async def ping(self, service: tuple[str, str, str]) -> None:
-        """One round trip to a service without any of its own code."""
+        """One round trip to a service, answered by its connection to the bus."""
         await self.call((*service[:2], PEER), "Ping")
 
 

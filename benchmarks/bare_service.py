@@ -1,6 +1,6 @@
 """A service that answers Acquire and Release like gpumand, with the same announcements, and does nothing else.
 
-What a lease costs with it is what the D-Bus messages alone cost: no work on gpumand's own code can go below that. Stop
+What a lease costs with it is what the D-Bus messages alone cost: no work outside gpumand/bus can go below that. Stop
 gpumand and its socket on a booted system, run this as root, and measure it with the script that measures gpumand:
 
     systemctl mask --runtime --now gpumand.service gpumand.socket

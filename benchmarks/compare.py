@@ -1,7 +1,7 @@
 """``python -m benchmarks.compare TREE``: a resident consumer's lease in this tree, compared with one in another tree.
 
-The daemon of each tree runs under cachegrind, which counts its instructions. Unlike times, the count hardly depends on
-the other load of the host. It requires valgrind.
+The daemon of each tree runs under cachegrind, which counts its instructions. The count depends less on other
+load on the host than times do. It requires valgrind.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Client:
         return reply.body
 
     async def ping(self) -> None:
-        """One round trip to the daemon without any of gpumand's code."""
+        """One round trip to the daemon's connection, without its dispatcher, permissions or arbiter."""
         await self.call("Ping", interface="org.freedesktop.DBus.Peer")
 
     async def acquire(self, consumer: str, **options: Variant) -> str:

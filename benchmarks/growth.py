@@ -1,8 +1,8 @@
 """How the cost of leases, of ``GetStatus``, of the start and of plans grows with the number of consumers.
 
-Times of the daemon are its CPU time by the kernel's accounting, which does not depend on other load on the host.
-Consumers are measured without and with a systemd unit and a health check each. Checks are made too seldom to fall into
-the measured calls, whose cost is another one.
+Times of the daemon are its CPU time by the kernel's accounting, which depends less on other load on the host than wall
+time does. Consumers are measured without and with a systemd unit and a health check each. Checks are made too seldom to
+fall into the measured calls, whose cost is another one.
 """
 
 from __future__ import annotations

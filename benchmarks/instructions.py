@@ -1,8 +1,9 @@
 """Instructions that the daemon executes for one Acquire with its Release, counted by callgrind of valgrind.
 
-Counts repeat within a few percent however busy the host is, unlike times. The daemon also takes readings, checks the
-health of consumers and writes its history, by the clock: what it executes in as much time without any call is
-subtracted, since valgrind makes that time fifty times as long. Without valgrind there are no rows.
+Counts depend less on other programs than times do. On a busy host, the lowest of ten counts was still a fifth below the
+highest with one caller, and a quarter with 32. The daemon also takes readings, checks the health of consumers and
+writes its history, by the clock: what it executes in as much time without any call is subtracted, since valgrind makes
+that time fifty times as long. Without valgrind there are no rows.
 
 The start of the daemon is not counted, and runs ten times as fast under valgrind for that reason.
 """
