@@ -14,7 +14,7 @@ from gpumand.domain.view import ConsumerState
 class ServiceIndex:
     """The names of the consumers by the unit and the container they run in.
 
-    It is made again after every change of the configuration: nothing else changes where a consumer runs, and leases
+    It is rebuilt after every change of the configuration: nothing else changes where a consumer runs, and leases
     without a consumer run in no unit.
 
     Args:

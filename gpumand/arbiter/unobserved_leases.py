@@ -1,8 +1,9 @@
-"""Leases during which nothing was observed: their end leaves nothing to reconcile.
+"""Finds ends of leases that leave nothing to reconcile.
 
-The residency of a consumer is derived from its observations whenever there is a new one. The end of its last lease ends
-its claim as well, which may give older observations another meaning. A short lease mostly begins and ends between two
-observations. Then the consumer is again as it was when it was reconciled last.
+The residency of a consumer is derived from its observations whenever there is a new one. While the consumer has another
+lease, its claim stands, and observations mean what they meant. The end of its last lease ends its claim as well, which
+may give older observations another meaning. A short lease mostly begins and ends between two observations. Then the
+consumer is again as it was when it was reconciled last.
 ``tests/unit/arbiter/test_unobserved_leases.py`` reconciles beside each such end, on random demand, and finds no change.
 """
 

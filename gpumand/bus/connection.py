@@ -1,7 +1,16 @@
 """A connection to a D-Bus bus: the only adapter over the dbus-fast library.
 
-It uses only the low-level interface of dbus-fast (Message, add_message_handler, send), which is the same in 1.84, 2.44
-and 5.x. The following is implemented here because the library does it badly or not at all:
+It uses the low-level interface of dbus-fast (Message, add_message_handler, next_serial), which is the same in 1.84,
+2.44 and 5.x, and these parts that are private or not documented. The tests named here fail with a version that lacks
+one:
+
+- ``Message._marshall`` and ``Marshaller`` encode messages and bodies (test_signal_encoder.py, test_reply_encoder.py);
+- ``_writer`` of MessageBus gets a send queue instead of its socket (test_send_queue.py);
+- ``_sock``, ``_fd``, ``_process_message``, ``_finalize`` and ``build_message_reader`` let inlet.py read instead of
+  MessageBus, and message_flags.py fills ``MESSAGE_FLAG_MAP`` (test_hostile_calls.py);
+- ``_sock`` and ``_stream`` are closed by connecting.py if a connect fails (test_connection.py).
+
+The following is implemented here because the library does it badly or not at all:
 
 - replies are matched by serial and sender, and time out;
 - a full socket is not an error;

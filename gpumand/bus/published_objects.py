@@ -2,7 +2,7 @@
 
 Changes are collected and announced together at the end of an iteration of the event loop, with one PropertiesChanged
 for each object. The send queue writes them before the signals and the replies of the same iteration, so that clients
-see state, then event, then reply. Only objects that changed are computed again.
+see state, then event, then reply. Of the consumers, only those that changed are computed again.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class PublishedObjects:
 
     def _note_consumers(self, event: ConsumersChanged) -> None:
         self._consumers_changed |= event.names
-        self._connection.schedule_write()  # neither the signal of an event nor a reply may follow
+        self._connection.schedule_write()  # possibly no signal or reply follows that would schedule it
 
     def _note_summary(self, event: SummaryChanged) -> None:
         self._summary_changed = True

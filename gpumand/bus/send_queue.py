@@ -2,8 +2,8 @@
 
 The writer of dbus-fast treats EAGAIN as the end of the connection (all versions), and writes delayed messages in
 reverse order (1.84, Debian 12). So it gets this queue instead of its socket: the queue accepts all data immediately,
-waits for the socket itself. All messages of one iteration of the event loop are written with one system call. Each
-system call wakes the bus daemon, which is most of the cost of an Acquire.
+and waits for the socket itself. All messages of one iteration of the event loop are written with one system call, since
+each system call takes time and wakes the bus daemon.
 
 Messages have lanes: at the end of an iteration, changes of state are written before signals of events, and these before
 replies and calls. Within a lane the order is kept. So changes of state can be collected until the end of the iteration,

@@ -1,7 +1,7 @@
 """Files that have been written and removed, to be used again; blocking code, for a directory in memory.
 
 A lease comes and goes with a file of its own. To create, write, close, rename and remove a file takes twice as long as
-to write into one that is still open, and to rename it to and fro.
+to write into one that is still open, and to rename it twice.
 """
 
 from __future__ import annotations
