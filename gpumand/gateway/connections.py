@@ -1,4 +1,4 @@
-"""Accepts connections and limits slow, broken or hostile clients; notices when a client leaves.
+"""Connections of clients: limits slow, broken or hostile clients, and notices when a client leaves.
 
 aiohttp parses and answers requests. Its protocol is wrapped, because its own limits differ between versions, and
 because none of its versions in Debian ends a handler when the client leaves.
@@ -10,9 +10,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from gpumand.gateway import web
 from gpumand.gateway.headers import REFUSED_HEADER
@@ -21,9 +19,10 @@ from gpumand.gateway.incoming_body import IncomingBody
 from gpumand.gateway.socket_state import has_input, has_peer_left, has_unsent
 from gpumand.http.peer_name import peer_name
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from gpumand.gateway.acceptor import Acceptor
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+log = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 16 * 1024
 HEAD_SEC = 10.0
@@ -41,14 +40,8 @@ QUIET_SEC = 1.0
 LINGER_SEC = 2.0
 """Seconds in which the rest of a body is read after a refusal, so that the client can read the answer."""
 
-BACKLOG = 512
-HEAD_POLL_SEC = 0.02
-
 HALF_CLOSED_SEC = 60.0
 """Seconds that the answer may take to a client that has closed its sending side, which may have left."""
-
-FLUSH_SEC = 2.0
-"""Seconds in which clients may receive the rest of complete answers when the gateway stops."""
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _TOO_LATE = b"408 Request Timeout"
@@ -318,9 +311,10 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        self._timer = None if seconds is None else loop.call_later(seconds, self._head_is_late)
+        self._timer = None if seconds is None else loop.call_later(seconds, self._time_out)
 
-    def _head_is_late(self) -> None:
+    def _time_out(self) -> None:
+        """A head, or the answer to a half-closed connection, has taken too long."""
         self._timer = None
         if self._head:
             self._respond_and_close(_TOO_LATE)
@@ -344,65 +338,3 @@ def connection_of(request: web.BaseRequest) -> Connection:
     protocol = request.protocol
     assert isinstance(protocol, _RequestProtocol)
     return protocol.connection
-
-
-class Acceptor:
-    """Accepts connections and limits their number.
-
-    Args:
-        handler: handles every request.
-        max_connections: maximum number of connections.
-    """
-
-    def __init__(self, handler: Handler, max_connections: int) -> None:
-        self.server = web.Server(handler)
-        self.max_connections = max_connections
-        self._connections: dict[Connection, None] = {}
-
-    def __len__(self) -> int:
-        return len(self._connections)
-
-    async def open(self, listener: socket.socket, name: str, is_loopback: bool) -> asyncio.Server:
-        """Accept connections on a listening socket. Closing the server closes the socket but keeps its path."""
-        # create_unix_server is not used: since Python 3.13 it removes the path of a socket that it was given, and the
-        # path belongs to systemd.
-        make = partial(Connection, self, name, is_loopback)
-        return await asyncio.get_running_loop().create_server(make, sock=listener, backlog=BACKLOG)
-
-    def admit(self, connection: Connection) -> None:
-        """Add a connection; above the limit, end the oldest one that nothing is lost with, else the new one."""
-        self._connections[connection] = None
-        if len(self._connections) > self.max_connections:
-            next((one for one in self._connections if one.is_expendable), connection).abort()
-
-    def remove(self, connection: Connection) -> None:
-        """Remove a connection that was lost."""
-        self._connections.pop(connection, None)
-
-    def close_idle(self) -> None:
-        """Close the connections on which no request is in flight."""
-        for connection in tuple(self._connections):
-            connection.close_if_idle()
-
-    async def receive_heads(self, seconds: float) -> None:
-        """Wait until all clients that are connected have sent their requests, but not longer than this."""
-        # The first wait is for connections that were accepted a moment ago: they are not listed before the next turns
-        # of the event loop.
-        for _ in range(round(seconds / HEAD_POLL_SEC)):
-            await asyncio.sleep(HEAD_POLL_SEC)
-            if not any(one.is_receiving for one in self._connections):
-                return
-
-    async def close(self) -> None:
-        """End all connections, but first let clients receive the answers that are complete."""
-        await self._flush()
-        for connection in tuple(self._connections):
-            connection.abort()
-        await self.server.shutdown(1.0)
-
-    async def _flush(self) -> None:
-        """Wait until the idle connections have sent what they hold."""
-        for _ in range(round(FLUSH_SEC / HEAD_POLL_SEC)):
-            if not any(one.holds_answer for one in self._connections):
-                return
-            await asyncio.sleep(HEAD_POLL_SEC)

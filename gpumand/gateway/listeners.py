@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 
 from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
+from gpumand.gateway.acceptor import BACKLOG, Acceptor
 from gpumand.gateway.access_config import SOCKET_PREFIX, is_remote
 from gpumand.gateway.config import ListenerSettings
-from gpumand.gateway.connections import BACKLOG, Acceptor
 from gpumand.gateway.entrance_config import GATEWAY
 
 log = logging.getLogger(__name__)

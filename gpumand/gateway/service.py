@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gpumand.config.problems import problem_lines
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.gateway import config
+from gpumand.gateway.acceptor import Acceptor
 from gpumand.gateway.access import KeyedAccess
 from gpumand.gateway.admissions import Admissions
 from gpumand.gateway.arbiter_client import BusArbiter
@@ -22,7 +23,6 @@ from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.busy_checks import BusyChecks
 from gpumand.gateway.catalog_reader import CatalogReader
 from gpumand.gateway.config import GatewaySettings, ListenerSettings, state_dir
-from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.entrance import EntranceRouter
 from gpumand.gateway.entrance_config import GATEWAY

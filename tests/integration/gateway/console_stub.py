@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from gpumand.gateway.connections import Acceptor, connection_of
+from gpumand.gateway.acceptor import Acceptor
+from gpumand.gateway.connections import connection_of
 from gpumand.gateway.console.actions import Actions
 from gpumand.gateway.console.console import Console
 from gpumand.gateway.console.state_view import ShownListener, StateView

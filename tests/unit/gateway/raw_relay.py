@@ -13,8 +13,9 @@ from typing import Any, cast
 from aiohttp import web
 
 from gpumand.gateway import forward
+from gpumand.gateway.acceptor import Acceptor
 from gpumand.gateway.config import ListenerSettings
-from gpumand.gateway.connections import Acceptor, connection_of
+from gpumand.gateway.connections import connection_of
 from gpumand.gateway.dialects import Api, Dialect
 from gpumand.gateway.exchange import Exchange, refusal_response
 from gpumand.gateway.headers import Origin

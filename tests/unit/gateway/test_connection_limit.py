@@ -11,7 +11,8 @@ import pytest
 from aiohttp import web
 
 from gpumand.gateway import connections
-from gpumand.gateway.connections import Acceptor, Connection
+from gpumand.gateway.acceptor import Acceptor
+from gpumand.gateway.connections import Connection
 from tests.unit.gateway.raw_relay import front
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

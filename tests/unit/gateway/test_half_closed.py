@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from gpumand.gateway.connections import Acceptor, Connection, connection_of
+from gpumand.gateway.acceptor import Acceptor
+from gpumand.gateway.connections import Connection, connection_of
 from tests.unit.gateway.raw_relay import accepting
 
 SIZE = 3_000_000

@@ -9,9 +9,9 @@ from typing import Any, NoReturn, cast
 import pytest
 from aiohttp import web
 
+from gpumand.gateway.acceptor import Acceptor
 from gpumand.gateway.admissions import Admissions
 from gpumand.gateway.config import GatewaySettings
-from gpumand.gateway.connections import Acceptor
 from gpumand.gateway.handler import CLIENT_GONE, Gateway
 from gpumand.gateway.headers import Origin
 from gpumand.gateway.refusals import refused
