@@ -33,6 +33,9 @@ class RequestGuard(FloodGuard):
     GUARDED = frozenset({MessageId.GATEWAY_REQUEST.value})
 
 
+log.addFilter(RequestGuard(LINES, INTERVAL_SEC))
+
+
 @dataclass(slots=True)
 class Visit:
     """One request, as far as it is known.
@@ -43,7 +46,7 @@ class Visit:
         client: its client: the peer, until the request is admitted.
         began_at: monotonic seconds.
         entry: its entry in the table of requests; None = the gateway has answered it itself.
-        status: status of the answer; 499 if the client left, and 500 for an internal error.
+        status: status of the answer; 499 if the client left or closed its sending side, and 500 for an internal error.
     """
 
     request: web.BaseRequest
@@ -63,7 +66,6 @@ class AccessLog:
 
     def __init__(self, is_on: Callable[[], bool]) -> None:
         self._is_on = is_on
-        log.addFilter(RequestGuard(LINES, INTERVAL_SEC))
 
     def write(self, visit: Visit, answer_bytes: int) -> None:
         """Write the line of a request that has ended.
@@ -88,8 +90,7 @@ def log_request(named: dict[str, object]) -> None:
 def facts(visit: Visit, answer_bytes: int) -> dict[str, object]:
     """The facts of a request by the name of their field."""
     entry, request = visit.entry, visit.request
-    began = visit.began_at
-    duration_sec = asyncio.get_running_loop().time() - began
+    duration_sec = asyncio.get_running_loop().time() - visit.began_at
     named: dict[str, object] = {
         "client": printable(visit.client, MAX_TEXT),
         "listener": visit.listener,

@@ -23,8 +23,11 @@ class Admission:
     """A request that was admitted.
 
     Attributes:
+        request: the request as aiohttp received it.
+        connection: the connection that it came in by.
         client: its client.
         origin: what forwarded headers say about the client.
+        task: the task that handles it.
         entry: its entry in the table of requests; None = it is for the gateway itself.
         refusal: why it ends, once its client may not send it any more.
     """

@@ -20,7 +20,6 @@ from gpumand.gateway.paths import Target
 from gpumand.gateway.refusals import ABSENT_RETRY_SEC, refused
 from gpumand.gateway.request_body import answer_expect, body_of
 from gpumand.gateway.requests import Client
-from gpumand.gateway.routes.classes import RouteClass
 from gpumand.gateway.upstream import UpstreamDown, Upstreams
 from gpumand.gateway.websockets import is_websocket
 
@@ -171,7 +170,7 @@ class ElsewhereHandler:
         elif exchange.request.body_exists:
             await answer_expect(exchange.request)
             body = body_of(exchange.request)
-        exchange.entry.is_working = exchange.entry.kind in (RouteClass.WORK, RouteClass.JOB)
+        exchange.entry.is_working = exchange.entry.kind.needs_lease
         answer = await self._upstreams.request(host.gateway, exchange.request.method, route.target, headers, body)
         try:
             return await forward.relay(exchange, answer, host.gateway)

@@ -30,6 +30,11 @@ class RouteClass(StrEnum):
     NEVER = "never"
     """It changes what only gpumand or an administrator may change: it is refused."""
 
+    @property
+    def needs_lease(self) -> bool:
+        """Whether the consumer works on such a request, so that it needs a lease."""
+        return self in (RouteClass.WORK, RouteClass.JOB)
+
 
 WEBSOCKET = "WS"
 """Method of a rule that matches requests which open a WebSocket."""
