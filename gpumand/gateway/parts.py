@@ -14,7 +14,18 @@ from gpumand.gateway.elsewhere import ElsewhereHandler
 from gpumand.gateway.exchange import Exchange
 from gpumand.gateway.holding import Holder, HoldTimes, WaitedTooLong, times_for
 from gpumand.gateway.leases import LeaseKeeper, Ticket
-from gpumand.gateway.refusals import MAX_RETRY_SEC, Refused, refusal_of, refused
+from gpumand.gateway.refusals import (
+    BACKOFF_RETRY_SEC,
+    ESTIMATED,
+    MAX_RETRY_SEC,
+    MIN_RETRY_SEC,
+    PAUSE,
+    Refusal,
+    Refused,
+    refusal_of,
+    refused,
+    retry_of,
+)
 from gpumand.gateway.requests import RequestTable
 from gpumand.gateway.slots import Slot, SlotKeeper, SlotLimits
 from gpumand.gateway.status_view import CURRENT_SEC, StatusView
@@ -89,10 +100,17 @@ class Parts:
         try:
             endpoint = endpoint_of(consumer, ticket.ready.result().endpoint)
         except GpumandError as error:
-            refusal = refusal_of(error, await self.retry_sec(consumer), await self.status.pause_sec(consumer))
+            refusal = await self._refusal(consumer, error)
             raise Refused(refusal_for(exchange.client, refusal, consumer, await self.status.names())) from None
         exchange.entry.is_working = True
         return endpoint
+
+    async def _refusal(self, consumer: str, error: GpumandError) -> Refusal:
+        # Each question may have to wait for gpumand.
+        retry = retry_of(error)
+        estimate_sec = await self.retry_sec(consumer) if retry == ESTIMATED else MIN_RETRY_SEC
+        pause_sec = await self.status.pause_sec(consumer) if retry == PAUSE else BACKOFF_RETRY_SEC
+        return refusal_of(error, estimate_sec, pause_sec)
 
     async def slot(self, exchange: Exchange, holder: Holder) -> Slot:
         """Wait until the consumer of a request has a slot for it. Raises Refused."""

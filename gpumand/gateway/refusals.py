@@ -35,7 +35,7 @@ class AgentDown(FleetUnavailable):
 
 
 ESTIMATED, PAUSE = -1, -2
-"""In ``_REFUSALS``: Retry-After is the estimated time, or the rest of the pause after failed loads."""
+"""In ``_REFUSALS`` and ``retry_of``: Retry-After is the estimated time, or the rest of the pause after failed loads."""
 
 _REFUSALS: tuple[tuple[tuple[type[GpumandError], ...], int, str, int | None], ...] = (
     ((InsufficientVram,), 503, "insufficient_vram", None),
@@ -101,9 +101,14 @@ def refusal_of(error: GpumandError, retry_sec: int, pause_sec: int = BACKOFF_RET
     """
     for kinds, status, code, retry in _REFUSALS:
         if isinstance(error, kinds):
-            after = {ESTIMATED: clamped(retry_sec), PAUSE: pause_sec}.get(retry, retry) if retry is not None else None
+            after = clamped(retry_sec) if retry == ESTIMATED else pause_sec if retry == PAUSE else retry
             return Refusal(status, code, error.message, after)
     return Refusal(503, "unavailable", error.message, ABSENT_RETRY_SEC)
+
+
+def retry_of(error: GpumandError) -> int | None:
+    """Seconds of Retry-After for an error; None = none; ``ESTIMATED`` or ``PAUSE`` if they depend on the status."""
+    return next((retry for kinds, _, _, retry in _REFUSALS if isinstance(error, kinds)), ABSENT_RETRY_SEC)
 
 
 def clamped(seconds: float) -> int:
