@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
-"""Status of requests whose client left, in metrics and lists, as in nginx."""
+"""Status of requests whose client left, in metrics and lists, as in nginx. A client that has closed its sending side
+looks the same, and counts as one that left even where it gets an answer."""
 
 HALF_CLOSED = (
     "The client closed its sending side, which looks the same as if it had left, so that the request was ended. "
@@ -98,9 +99,7 @@ class Gateway:
             if connection.has_queued_requests or connection.is_half_closed or not request.content.is_eof():
                 response.force_close()
             return response
-        except BadHeader as error:
-            return _bad_request(str(error))
-        except BadTarget as error:
+        except (BadHeader, BadTarget) as error:
             return _bad_request(str(error))
         except asyncio.CancelledError:
             if not connection.is_gone:
@@ -162,6 +161,9 @@ class Gateway:
         except asyncio.CancelledError:
             entry.status = entry.status or CLIENT_GONE
             raise
+        except Exception as error:
+            entry.status = entry.status or (400 if isinstance(error, BadTarget) else 500)
+            raise
         finally:
             self._parts.table.remove(entry)
             self._metrics.request_ended(entry)
@@ -180,21 +182,27 @@ class Gateway:
         if not isinstance(route, Route):
             return route
         try:
-            service, target = route.service, route.target
-            if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
-                raise BadTarget("the path contains an encoded slash")
-            entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
-            if entry.kind in (RouteClass.WORK, RouteClass.JOB) or is_websocket(request):
-                connection.require_client()
-            dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
-            exchange = Exchange(request, connection, target, origin, service, entry, dialect)
-            exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
-            exchange.elsewhere = route.elsewhere
-            exchange.is_foreign = is_from_foreign_site(request.headers, self._parts.settings().origins)
-            return await self._answered(exchange)
+            return await self._answered(self._exchange(request, connection, route, origin, entry))
         finally:
             if route.body is not None:
                 route.body.close()
+
+    def _exchange(
+        self, request: web.BaseRequest, connection: Connection, route: Route, origin: Origin, entry: Entry
+    ) -> Exchange:
+        """Begin the exchange of a request whose service is known. Raises BadTarget."""
+        service, target = route.service, route.target
+        if target.has_encoded_slash and not service.rules.allows_encoded_slash(request.method, target.path):
+            raise BadTarget("the path contains an encoded slash")
+        entry.consumer, entry.kind = service.consumer, _classify(request, target, service)
+        if entry.kind.needs_lease or is_websocket(request):
+            connection.require_client()
+        dialect = replace(_first_dialect(request, target), api=_refusal_api(request, target, connection))
+        exchange = Exchange(request, connection, target, origin, service, entry, dialect)
+        exchange.body, exchange.listed_origin = route.body, self._listed_origin(request)
+        exchange.elsewhere = route.elsewhere
+        exchange.is_foreign = is_from_foreign_site(request.headers, self._parts.settings().origins)
+        return exchange
 
     def _listed_origin(self, request: web.BaseRequest) -> str:
         return cors.listed_origin(request, self._parts.settings().origins)
@@ -234,7 +242,7 @@ class Gateway:
     async def _by_class(self, exchange: Exchange) -> web.StreamResponse:
         # A reload may have changed the rights of the client while its body was read, before its consumer was known.
         check_consumer(exchange.client, exchange.entry.consumer)
-        if exchange.is_foreign and exchange.entry.kind in (RouteClass.WORK, RouteClass.JOB):
+        if exchange.is_foreign and exchange.entry.kind.needs_lease:
             raise foreign_site()
         if exchange.elsewhere is not None:
             answer = await self._parts.elsewhere.handle(exchange, exchange.elsewhere)
@@ -246,7 +254,7 @@ class Gateway:
             raise refused(403, "route_not_allowed", text)
         if is_websocket(exchange.request):
             return await self._sockets.handle(exchange)
-        if kind in (RouteClass.WORK, RouteClass.JOB):
+        if kind.needs_lease:
             return await self._work.handle(exchange)
         return await self._look.handle(exchange)
 

@@ -10,7 +10,7 @@ from gpumand.gateway.requests import Entry
 from gpumand.http.prometheus_format import Histogram
 
 CLIENT_GONE = 499
-"""Status of requests whose client left."""
+"""Status of requests whose client left or closed its sending side, which looks the same."""
 
 MAX_CONSUMERS = 64
 OTHERS, OWN = "_other", "_gateway"

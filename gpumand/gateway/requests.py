@@ -56,7 +56,7 @@ class Entry:
         began_at: monotonic seconds; of a job, when its request was answered.
         state: what it does now.
         waits_for: why it waits, in one line.
-        status: HTTP status of the answer; 0 while there is none, and 499 if the client left.
+        status: HTTP status of the answer; 0 while there is none, and 499 if the client left or closed its sending side.
         cancel_retry_sec: after how many seconds its client may repeat a cancelled request; None = not by itself.
         refusal: why its client may not send it any more, since a reload of the configuration.
         is_working: whether the consumer works on it, or may do so: it has its lease.
@@ -189,15 +189,21 @@ class RequestTable:
             return True
         if entry is None or entry.task is None:
             return False
+        if not entry.is_cancelled:
+            # A refusal that has not ended the request, because the consumer works on it, is not why it ends now.
+            entry.refusal = None
         entry.is_cancelled, entry.cancel_reason, entry.cancel_retry_sec = True, reason, retry_sec
         entry.task.cancel()
         return True
 
     def refuse(self, entry: Entry, refusal: Refusal) -> None:
         """End a request whose client may not send it any more, unless the consumer works on it."""
+        # A second cancellation would interrupt the end of a request that was cancelled before, and its client gets the
+        # first reason.
+        if entry.is_cancelled:
+            return
         entry.refusal = refusal
-        # A second cancellation would interrupt the end of a request that was cancelled before.
-        if not (entry.is_working or entry.is_cancelled) and entry.task is not None:
+        if not entry.is_working and entry.task is not None:
             entry.is_cancelled = True
             entry.task.cancel()
 

@@ -109,7 +109,7 @@ class SocketLease:
 
     def before_message(self) -> asyncio.Future[None] | None:
         """A data message of the client waits; the result is awaited if the lease has to be acquired again."""
-        if self._exchange.entry.refusal is not None:
+        if self._exchange.entry.refusal is not None or self._exchange.entry.is_cancelled:
             raise ConnectionResetError("the client of the WebSocket may not send messages any more")
         self.touch()
         if self._acquiring is None and self._ticket is None:

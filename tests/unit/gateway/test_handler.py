@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
@@ -14,6 +15,7 @@ from gpumand.gateway.admissions import Admissions
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.handler import CLIENT_GONE, Gateway
 from gpumand.gateway.headers import Origin
+from gpumand.gateway.paths import BadTarget
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.requests import Client, Entry, RequestTable, WaitLimits
 from tests.unit.gateway.raw_relay import UPLOAD, accepting
@@ -126,3 +128,47 @@ async def test_second_reload_does_not_interrupt_the_end_of_a_request_that_the_fi
 
     assert answer.startswith(b"HTTP/1.1 401")
     assert router.is_clean
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(BadTarget("the path contains an encoded slash"), 400), (RuntimeError("a defect"), 500)]
+)
+async def test_request_that_its_route_refuses_is_logged_and_counted_with_the_status_of_its_answer(
+    error: Exception, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, ends = RequestTable(WaitLimits()), Ends()
+
+    async def route(*_: object) -> NoReturn:
+        raise error
+
+    made = gateway(table, cast(Any, SimpleNamespace(route=route)), ends)
+    made._parts.settings = lambda: GatewaySettings(access_log=True)
+    caplog.set_level("INFO", "gpumand.gateway.access_log")
+    async with accepting(Acceptor(made.handle, 100)) as port:
+        client, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /a%2Fb HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = await client.readuntil(b"\r\n")
+        writer.close()
+
+    assert answer.startswith(f"HTTP/1.1 {status}".encode())
+    assert ends.entries.get_nowait().status == status
+    (line,) = (one.getMessage() for one in caplog.records if one.name.endswith("access_log"))
+    assert re.search(rf" GET /a%2Fb {status}: ", line)
+
+
+async def test_cancelled_work_of_a_client_whose_key_was_revoked_is_answered_with_the_reason_of_its_end() -> None:
+    table, router, ends = RequestTable(WaitLimits()), Cleaner(), Ends()
+    router.may_end.set()
+    async with accepting(Acceptor(gateway(table, cast(Any, router), ends).handle, 100)) as port:
+        client, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await router.waits.wait()
+        (entry,) = table
+        entry.is_working = True
+        table.refuse(entry, refused(401, "key_wrong", "This API key is not known.").refusal)
+        table.cancel(entry.number, "the card is needed")
+        answer = await client.readuntil(b"The request was cancelled: the card is needed.")
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert ends.entries.get_nowait().status == 503

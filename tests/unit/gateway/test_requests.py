@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gpumand.gateway.bodies import BodyBudget
-from gpumand.gateway.refusals import Refused
+from gpumand.gateway.refusals import Refusal, Refused
 from gpumand.gateway.requests import Client, Entry, RequestTable, State, WaitLimits
 from gpumand.gateway.routes.classes import RouteClass
 
@@ -68,6 +68,46 @@ async def test_cancelled_request_ends_with_the_reason() -> None:
     table.remove(entries[0])
     assert not table.cancel(entries[0].number)
     assert len(table) == 0
+
+
+REVOKED = Refusal(401, "key_wrong", "This API key is not known.")
+
+
+async def own_request(table: RequestTable) -> tuple[Entry, asyncio.Task[None]]:
+    """A request whose task has begun."""
+    entries: list[Entry] = []
+
+    async def handle() -> None:
+        entries.append(table.add(LOCAL, "llm", "POST", "/", RouteClass.WORK))
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(handle())
+    await asyncio.sleep(0)
+    return entries[0], task
+
+
+async def test_working_request_whose_key_was_revoked_ends_with_the_reason_of_a_later_cancellation() -> None:
+    table = RequestTable(WaitLimits())
+    entry, task = await own_request(table)
+    entry.is_working = True
+    table.refuse(entry, REVOKED)
+    assert (entry.refusal, task.cancelling()) == (REVOKED, 0)
+
+    table.cancel(entry.number, "too long")
+    # A reload before the request has ended does not change the reason.
+    table.refuse(entry, REVOKED)
+    assert (entry.refusal, entry.cancel_reason) == (None, "too long")
+    await asyncio.wait({task})
+
+
+async def test_request_that_ends_because_its_key_was_revoked_keeps_that_reason() -> None:
+    table = RequestTable(WaitLimits())
+    entry, task = await own_request(table)
+    table.refuse(entry, REVOKED)
+    table.cancel(entry.number, "too long")
+
+    assert entry.refusal == REVOKED
+    await asyncio.wait({task})
 
 
 def test_bodies_of_waiting_requests_are_limited_in_all() -> None:
