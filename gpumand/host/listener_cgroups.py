@@ -6,6 +6,7 @@ Linux reports the cgroup since version 5.7. It is that of the process that creat
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -29,6 +30,7 @@ _REQUEST = struct.Struct("=BBBBI48x")
 _SOCKET = struct.Struct("=4x48x3I2I")
 _ATTRIBUTE = struct.Struct("=HH")
 _ID = struct.Struct("=Q")
+_ERROR = struct.Struct("=i")
 
 
 def listener_cgroups(root: Path = CGROUP_ROOT) -> dict[int, str]:
@@ -59,8 +61,7 @@ def parse_messages(data: bytes) -> Iterator[tuple[int, int]]:
         if kind == _NLMSG_DONE:
             raise EOFError
         if kind == _NLMSG_ERROR:
-            (number,) = struct.unpack_from("=i", body)
-            raise OSError(-number, os.strerror(-number))
+            raise _refusal(body)
         if kind == _SOCK_DIAG_BY_FAMILY and len(body) >= _SOCKET.size:
             *_, inode = _SOCKET.unpack_from(body)
             number = _cgroup_id(body[_SOCKET.size :])
@@ -69,6 +70,14 @@ def parse_messages(data: bytes) -> Iterator[tuple[int, int]]:
         if length < _HEADER.size:
             return
         at += (length + 3) & ~3
+
+
+def _refusal(body: bytes) -> OSError:
+    """The error of a message of the type NLMSG_ERROR, which begins with a negative errno."""
+    number = -_ERROR.unpack_from(body)[0] if len(body) >= _ERROR.size else 0
+    if number not in errno.errorcode:
+        return OSError(errno.EPROTO, "the kernel has sent an error without a number that is known")
+    return OSError(number, os.strerror(number))
 
 
 def _cgroup_id(attributes: bytes) -> int | None:

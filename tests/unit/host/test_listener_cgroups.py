@@ -57,6 +57,12 @@ def test_end_and_refusal_of_the_dump_are_recognised() -> None:
         parsed(message(ERROR, struct.pack("=i", -13)))
 
 
+@pytest.mark.parametrize("body", [b"", b"\xf3\xff", struct.pack("=i", -(2**31)), struct.pack("=i", 5)])
+def test_refusal_that_names_no_known_error_is_an_error_of_the_system(body: bytes) -> None:
+    with pytest.raises(OSError, match="without a number that is known"):
+        parsed(message(ERROR, body))
+
+
 @given(st.binary(max_size=300))
 def test_no_answer_raises_anything_else(data: bytes) -> None:
     with suppress(OSError, EOFError):
