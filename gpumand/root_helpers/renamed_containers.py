@@ -20,6 +20,7 @@ SERVICE_LABEL = "com.docker.compose.service"
 """The label by which a container is one of Compose, also of podman-compose."""
 
 CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
+# The same as in gpumand/domain/container.py: what runs as root imports nothing of gpumand outside this package.
 PREFIX = r"(?:[0-9a-f]{10,12}_){1,20}"
 MAX_LISTED = 256
 MAX_CANDIDATES = 8

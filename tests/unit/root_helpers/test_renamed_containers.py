@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gpumand.domain import container as domain_container
+from gpumand.root_helpers import renamed_containers
 from gpumand.testing.container_engine import FakeContainer
 from tests.unit.root_helpers.helper_host import Host
 
@@ -88,3 +90,29 @@ async def test_list_of_an_engine_that_is_garbage_does_not_make_a_container_gone(
     host.docker.listing = many.encode()
     assert (await host.refusal("inspect")).reason == "not-found"
     assert len(host.docker.requests) < 30, "a list of any length is followed to a few containers only"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("0123456789ab_comfyui", True),
+        ("0123456789_comfyui", True),
+        ("7481b178e4c1_" * 20 + "comfyui", True),
+        ("7481b178e4c1_" * 21 + "comfyui", False),
+        ("012345678_comfyui", False),
+        ("0123456789AB_comfyui", False),
+        ("0123456789ab-comfyui", False),
+        ("0123456789ab_comfyui2", False),
+        ("comfyui", False),
+    ],
+)
+def test_daemon_and_helper_recognise_the_same_names(name: str, expected: bool) -> None:
+    assert renamed_containers.is_renamed(name, "comfyui") is expected
+    assert domain_container.is_renamed(name, "comfyui") is expected
+
+
+def test_daemon_and_helper_have_the_same_pattern_and_label() -> None:
+    """The helper runs as root and imports nothing of gpumand but its own package, so that it has a copy."""
+    assert renamed_containers.PREFIX == domain_container._COMPOSE_PREFIX
+    assert renamed_containers.SERVICE_LABEL == domain_container.COMPOSE_SERVICE
+    assert renamed_containers.CONTAINER_ID.pattern == domain_container.CONTAINER_ID.pattern
