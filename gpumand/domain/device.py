@@ -14,6 +14,9 @@ from gpumand.domain.telemetry import NO_TELEMETRY, Telemetry
 Devices = tuple[int, ...]
 """Indices of the devices that one consumer uses together, ascending: nearly always one; () = none is known."""
 
+BEFORE_FIX = ". "
+"""Separates the two parts of ``attribution_gap``: the reason, and what to do about it. The doctor splits it there."""
+
 
 def format_devices(devices: Devices) -> str:
     """Device indices as text: ``0``, ``0,1``, "" for none."""

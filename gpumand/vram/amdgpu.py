@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from gpumand.domain.device import Devices, Pool, ProcessUse, Reading, Sample
+from gpumand.domain.device import BEFORE_FIX, Devices, Pool, ProcessUse, Reading, Sample
 from gpumand.domain.gpu_settings import NamedOptions, options_of
 from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock
@@ -30,7 +30,8 @@ from gpumand.vram.unified import HostPool, read_pool
 NAME = "amdgpu"
 DRIVER = "amdgpu"
 HOST_PIDS = (
-    "gpumand runs in a container, and the kernel numbers processes of ROCm as the host does. Run gpumand on the host"
+    "gpumand runs in a container, and the kernel numbers processes of ROCm as the host does"
+    f"{BEFORE_FIX}Run gpumand on the host"
 )
 MISSING = "amdgpu-missing: no card with the driver amdgpu was found. Load it with: modprobe amdgpu"
 

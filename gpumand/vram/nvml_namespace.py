@@ -17,7 +17,7 @@ import logging
 import re
 from dataclasses import replace
 
-from gpumand.domain.device import Pool, ProcessUse, Sample
+from gpumand.domain.device import BEFORE_FIX, Pool, ProcessUse, Sample
 from gpumand.vram.nvml_library import CallFailed, NvmlLibrary
 from gpumand.vram.nvml_processes import UNEXPLAINED_MIB
 from gpumand.vram.pid_namespace import exists, is_initial
@@ -69,15 +69,15 @@ class NamespaceGuard:
         version = self._driver_version()
         driver = f"driver {version[0]}.{version[1]}" if version > (0, 0) else "a driver of unknown version"
         if version < WITH_LOCAL_PIDS:
-            gap = f"gpumand runs in a container, and {driver} numbers processes as the host does. {FIX}"
+            gap = f"gpumand runs in a container, and {driver} numbers processes as the host does{BEFORE_FIX}{FIX}"
             return _without_processes(sample, gap)
         if not all(exists(one.pid) for one in sample.processes if one.pid):
             # One that has just ended looks like one of another namespace; the next reading is without it.
             return _without_processes(sample, "")
         if version < WITH_LOCAL_MEMORY:
-            gap = f"gpumand runs in a container, in which {driver} does not report the memory of processes. {FIX}"
+            gap = f"gpumand runs in a container, in which {driver} does not report the memory of processes"
             processes = tuple(replace(one, used_mib=None) if one.pid else one for one in sample.processes)
-            return replace(sample, processes=processes, attributed=False, attribution_gap=gap)
+            return replace(sample, processes=processes, attributed=False, attribution_gap=f"{gap}{BEFORE_FIX}{FIX}")
         return replace(sample, attributed=sample.attributed and _is_explained(sample))
 
     def _driver_version(self) -> tuple[int, int]:

@@ -6,7 +6,7 @@ to unprivileged programs says which process uses how much of it (nvmap's list in
 
 from __future__ import annotations
 
-from gpumand.domain.device import Pool, Reading, Sample, error_word
+from gpumand.domain.device import BEFORE_FIX, Pool, Reading, Sample, error_word
 from gpumand.domain.gpu_settings import NamedOptions, options_of
 from gpumand.vram.detection import is_tegra
 from gpumand.vram.reading_time import ReadingTime
@@ -19,8 +19,8 @@ MAX_NAME = 64
 MISSING = "nvml-library-missing"
 
 NO_NVML = (
-    "no NVML is installed (JetPack 5 and older have none), so that only host RAM as a whole is known. Declare "
-    "vram_resident_mib for each consumer, and give it a unit or container, by which it is evicted"
+    "no NVML is installed (JetPack 5 and older have none), so that only host RAM as a whole is known"
+    f"{BEFORE_FIX}Declare vram_resident_mib for each consumer, and give it a unit or container, by which it is evicted"
 )
 
 

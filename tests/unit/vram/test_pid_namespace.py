@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from gpumand.domain.device import Pool, ProcessUse, Sample
+from gpumand.domain.device import BEFORE_FIX, Pool, ProcessUse, Sample
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.host_tree import HostTree, rx7900xtx
 from gpumand.vram.amdgpu import AmdgpuSource
 from gpumand.vram.nvml_library import CallFailed, Code
-from gpumand.vram.nvml_namespace import NamespaceGuard
+from gpumand.vram.nvml_namespace import FIX, NamespaceGuard
 from gpumand.vram.pid_namespace import INITIAL, exists, is_initial
 
 CONTAINER = "pid:[4026532573]"
@@ -94,6 +94,7 @@ def test_numbers_of_the_host_are_not_attributed_even_if_such_a_process_exists_he
     assert (found.total_mib, found.used_mib, found.free_mib) == (24576, 9000, 15576)
     assert "numbers processes as the host does. Update the driver to version 565 or newer" in found.attribution_gap
     assert found.attribution_gap in caplog.text
+    assert found.attribution_gap.partition(BEFORE_FIX)[2] == FIX
 
 
 @pytest.mark.parametrize("version", ["535.113.01", "550.54.14", "560.35.03"])
@@ -102,6 +103,7 @@ def test_a_driver_with_local_numbers_but_foreign_amounts_names_processes_only(tm
     assert found.processes == (ProcessUse(HERE, None, "llama-server"),)
     assert not found.attributed
     assert "does not report the memory of processes. Update the driver" in found.attribution_gap
+    assert found.attribution_gap.partition(BEFORE_FIX)[2] == FIX
 
 
 @pytest.mark.parametrize("version", ["565.57.01", "580.95.05", "615.71.09"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Finding, note, warning
+from gpumand.domain.device import BEFORE_FIX
 
 SOURCES = ("amdgpu", "xe")
 """Sources whose attribution depends on the kernel; NVIDIA's driver names processes itself."""
@@ -38,7 +39,7 @@ def attribution(facts: Facts) -> Iterator[Finding]:
     for device in _readable(facts):
         means, gap = str(device.get("attribution") or ""), str(device.get("attribution_gap") or "")
         if gap:
-            what, _, fix = gap.partition(". ")
+            what, _, fix = gap.partition(BEFORE_FIX)
             why = UNATTRIBUTED_RAM if device.get("pool") == "unified" else UNATTRIBUTED
             yield warning(f"{_title(device)}: {what}", why, fix)
         elif device.get("source") in SOURCES and means in COVERAGE:

@@ -9,6 +9,7 @@ import pytest
 
 from gpumand.cli.doctor.facts import Facts
 from gpumand.cli.doctor.finding import Severity
+from gpumand.vram import amdgpu, tegra
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.healthy_host import HEALTHY, findings, settings, spec, status
 
@@ -50,6 +51,22 @@ def test_memory_without_services_is_a_finding_with_its_fix() -> None:
     assert finding.what == f"device 0 (RTX 4090): {gap.removesuffix('. Update the driver')}"
     assert "declared footprints stand for what each service holds" in finding.why
     assert finding.fix == "Update the driver"
+
+
+@pytest.mark.parametrize(
+    ("gap", "fix"),
+    [
+        (amdgpu.HOST_PIDS, "Run gpumand on the host"),
+        (
+            tegra.NO_NVML,
+            "Declare vram_resident_mib for each consumer, and give it a unit or container, by which it is evicted",
+        ),
+    ],
+)
+def test_fix_that_a_source_names_is_the_fix_of_the_finding(gap: str, fix: str) -> None:
+    [finding] = findings(host({**RADEON, "attribution": "", "attribution_gap": gap}), "attribution of devices")
+    assert finding.fix == fix
+    assert finding.what.endswith(gap.removesuffix(f". {fix}"))
 
 
 def test_memory_of_services_that_is_host_ram_is_not_checked_by_free_memory() -> None:
