@@ -24,7 +24,7 @@ def is_initial(root: Root = "/") -> bool:
         return os.readlink(os.environ.get(LINK_VARIABLE) or below(root, LINK)) == INITIAL
     except FileNotFoundError:
         return True
-    except OSError:  # what cannot be read proves nothing
+    except OSError:  # the namespace is unknown, and numbers of the driver are used only in the host's own
         return False
 
 

@@ -22,5 +22,5 @@ def read_listeners(consumers: Iterable[ConsumerSpec]) -> dict[str, tuple[str, ..
     try:
         sockets, cgroups = read_sockets(), listener_cgroups()
     except OSError:
-        return {}  # a kernel without sock_diag, or a sandbox: who listens is unknown
+        return {}  # a kernel without sock_diag, or a sandbox: the listening programs are unknown
     return {one.name: tuple(cgroups.get(row.inode, "") for row in listening_at(sockets, one.url)) for one in asked}

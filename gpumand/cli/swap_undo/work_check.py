@@ -49,9 +49,8 @@ def services_in_use(bus: str, services: Iterable[MovedService], gateway: Gateway
         status = asyncio.run(_status(bus))
     except GpumandError as error:
         advice = "Repeat it when gpumand answers, or with --force"
-        raise Failure(
-            ExitCode.FAILURE, f"gpumand does not say what is leased: {error.message.rstrip('.')}. {advice}"
-        ) from None
+        what = f"the leases of gpumand are unknown: {error.message.rstrip('.')}"
+        raise Failure(ExitCode.FAILURE, f"{what}. {advice}") from None
     requests = _requests_in_gateway(gateway) if status.leases else {}
     works = asyncio.run(_reported_work(status, running))
     found = {one.consumer: _use_of(one.consumer, status, requests) or works.get(one.consumer, "") for one in running}

@@ -93,7 +93,7 @@ async def test_work_that_a_service_reports_counts_without_a_lease(
 async def test_a_daemon_that_does_not_answer_is_not_taken_for_one_without_leases(tmp_path: Path) -> None:
     async with live_host(tmp_path, {"llm": 6000}) as host:
         await host.end()
-        with pytest.raises(Failure, match="gpumand does not say what is leased"):
+        with pytest.raises(Failure, match="the leases of gpumand are unknown"):
             await uses(host)
 
 

@@ -32,7 +32,8 @@ FORWARDING = (
 def own(facts: Facts) -> Iterator[Finding]:
     """The unit of a consumer, and not another program, listens at its url.
 
-    What is unknown is no finding, and neither is a proxy in front of a unit whose processes hold VRAM.
+    There is no finding where the listening program is unknown, and none for a proxy in front of a unit whose processes
+    hold VRAM.
     """
     for name, paths in facts.listeners.items():
         unit = facts.units.get(facts.unit_names.get(name, ""))  # of systemd itself: others report no control group
