@@ -19,11 +19,12 @@ from gpumand.cli.setup.commands import is_active, is_enabled, run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.port_wait import unit_state, wait_for_ports
+from gpumand.cli.swap_undo.record import GATEWAY_UNITS
 from gpumand.config import ConfigProblems
 from gpumand.discovery.port_swap import Swap
 
 UNIT_FOLDERS = tuple(map(Path, ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system")))
-SOCKET, SERVICE = UNITS = ("gpumand-gateway.socket", "gpumand-gateway.service")
+SOCKET, SERVICE = UNITS = GATEWAY_UNITS
 PACKAGE = "gpumand-gateway"
 ADDRESS = "http://127.0.0.1:8770"
 

@@ -23,6 +23,8 @@ from gpumand.config.whole_file import write_whole
 RECORD = Path("/var/lib/gpumand-setup/gateway-swap.json")
 VERSION = 1
 MAX_BYTES = 4 << 20
+GATEWAY_UNITS = ("gpumand-gateway.socket", "gpumand-gateway.service")
+"""The units that the swap enables, and no others: root disables what the record names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ def _content(path: Path) -> bytes:
         if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
             repair = f"sudo chown root {path}; sudo chmod 600 {path}"
             what = f"{path}, the record of moved services, is not a file that only root can write"
-            raise Failure(ExitCode.FAILURE, f"{what}. Check its content, then run: {repair}") from None
+            raise Failure(ExitCode.FAILURE, f"{what}. Check its content, then run: {repair}")
         return file.read(MAX_BYTES)
 
 
@@ -198,7 +200,14 @@ def _record_of(document: dict[str, Any]) -> SwapRecord:
     if document["version"] != VERSION:
         raise ValueError("another version")
     services = [_service_of(one) for one in document["services"]]
-    return SwapRecord({one.consumer: one for one in services}, tuple(map(str, document["enabled"])))
+    return SwapRecord({one.consumer: one for one in services}, _enabled(document["enabled"]))
+
+
+def _enabled(raw: object) -> tuple[str, ...]:
+    """Units of the gateway. Raises ValueError for anything else."""
+    if not isinstance(raw, list) or any(one not in GATEWAY_UNITS for one in raw):
+        raise ValueError("not units of the gateway")
+    return tuple(raw)
 
 
 def _service_of(raw: dict[str, Any]) -> MovedService:
@@ -217,10 +226,12 @@ def _service_of(raw: dict[str, Any]) -> MovedService:
 
 
 def _checked(raw: dict[str, Any]) -> dict[str, Any]:
-    """A table whose values have the types of their names. Raises TypeError for anything else."""
+    """A table whose values have the types of their names. Raises TypeError or ValueError for anything else."""
     for name, value in raw.items():
-        is_flag, is_number = name in ("made_folder", "made_file"), name == "port"
-        expected = bool if is_flag else int if is_number else str
+        if name == "port":
+            _port(value)
+            continue
+        expected = bool if name in ("made_folder", "made_file") else str
         if not (isinstance(value, expected) or (name == "before" and value is None)):
             raise TypeError(f"{name} has another type")
     return raw
@@ -228,7 +239,7 @@ def _checked(raw: dict[str, Any]) -> dict[str, Any]:
 
 def _port(value: object) -> int:
     """A port; 0 = unknown. Raises ValueError."""
-    if not isinstance(value, int) or not 0 <= value <= MAX_PORT:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_PORT:
         raise ValueError("not a port")
     return value
 
