@@ -8,10 +8,20 @@ from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.setup.dialog import Dialog
 
 UNIT_VERBS = ("start", "stop", "restart", "try-restart")
+SETUP_AGAIN = "Fix that, and run setup again"
 
 
-def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog) -> None:
-    """Run commands one after the other. Raises Failure at the first one that fails."""
+def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog, advice: str = SETUP_AGAIN) -> None:
+    """Run commands one after the other.
+
+    Args:
+        commands: the commands with their arguments.
+        dialog: prints each command.
+        advice: what to do after a failure, as a sentence without its end.
+
+    Raises:
+        Failure: a command failed; the ones after it were not run.
+    """
     from gpumand.host_setup.services import TIMEOUT_SEC, CommandFailed, run
 
     for command in commands:
@@ -20,7 +30,7 @@ def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog) -> None:
             # systemd ends the start and the stop of a unit by the limits of that unit.
             run(command, timeout_sec=None if command[1:2] and command[1] in UNIT_VERBS else TIMEOUT_SEC)
         except CommandFailed as error:
-            raise Failure(ExitCode.FAILURE, f"{error}. Fix that, and run setup again") from None
+            raise Failure(ExitCode.FAILURE, f"{error}. {advice}") from None
 
 
 def is_active(unit: str, *, user: bool) -> bool:

@@ -18,8 +18,8 @@ from gpumand.cli.gateway_setup import replace_file
 from gpumand.cli.setup.commands import run_all
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
-from gpumand.cli.setup.port_wait import POLL_SEC, unit_state, wait_for_ports
-from gpumand.cli.swap_undo.plan import UndoPlan, plan_undo
+from gpumand.cli.setup.port_wait import POLL_SEC, SHOW_SEC, unit_state, wait_for_ports
+from gpumand.cli.swap_undo.plan import AGAIN, UndoPlan, plan_undo
 from gpumand.cli.swap_undo.record import MovedService, SwapRecord, write_record
 from gpumand.cli.swap_undo.work_check import DAEMON
 from gpumand.config import ConfigProblems
@@ -31,6 +31,8 @@ from gpumand.host_setup.services import CommandFailed, run
 GATEWAY = "gpumand-gateway.service"
 CLOSE_SEC = 30.0
 """Within this time the gateway closes listeners that its configuration no longer has."""
+
+REPEAT = f"Fix that, and repeat: {AGAIN}"
 
 Uses = Callable[[Iterable[MovedService]], dict[str, str]]
 """Services -> what those in use work on."""
@@ -69,6 +71,8 @@ class Undo:
                 plan = self._without(plan, busy)
             if plan.services:
                 self._put_back(plan, signals)
+            elif not self._record.services:  # a former run has failed at its last step
+                self._forget(())
         return stay
 
     def _without(self, plan: UndoPlan, busy: Collection[str]) -> UndoPlan:
@@ -80,7 +84,7 @@ class Undo:
         """Free the old ports. Returns services that are in use all the same; then nothing else was changed yet."""
         if plan.sockets:
             names = [one.name for one in plan.sockets]
-            run_all([("systemctl", "disable", *names), ("systemctl", "stop", *names)], self._dialog)
+            self._run([("systemctl", "disable", *names), ("systemctl", "stop", *names)])
         for path in plan.gateway_files & plan.files.keys():
             self._write(path, plan.files[path])
         self._configure_gateway(plan, is_restart=bool(plan.sockets))
@@ -92,7 +96,7 @@ class Undo:
             return
         try:
             # Requests of other services go on over a reload. Sockets that systemd has passed stay open until a restart.
-            run_all([("systemctl", "restart" if is_restart else "reload", GATEWAY)], self._dialog)
+            self._run([("systemctl", "restart" if is_restart else "reload", GATEWAY)])
         except Failure as failure:
             self._open_again(plan, is_told=False)
             raise Failure(ExitCode.FAILURE, f"the gateway keeps its listeners: {failure}") from None
@@ -108,8 +112,20 @@ class Undo:
         if is_told:
             verb = "start" if names else "reload"
             commands += [("systemctl", verb, GATEWAY)] if names or not _is_stopped(GATEWAY) else []
-        with suppress(Failure):
-            run_all(commands, self._dialog)
+        self._run_or_report(commands)
+
+    def _run_or_report(self, commands: list[tuple[str, ...]]) -> None:
+        """Run commands that open the listeners again. After a failure, print the rest for the administrator."""
+        for number, command in enumerate(commands):
+            rest = "; ".join(f"sudo {' '.join(one)}" for one in commands[number:])
+            try:
+                run_all([command], self._dialog, f"Fix that, and run: {rest}")
+            except Failure as failure:
+                self._dialog.say(f"The gateway does not listen at all former ports again: {failure}")
+                return
+
+    def _run(self, commands: Iterable[tuple[str, ...]]) -> None:
+        run_all(commands, self._dialog, REPEAT)
 
     def _put_back(self, plan: UndoPlan, signals: Sized) -> None:
         for path in plan.files.keys() - plan.gateway_files:
@@ -118,15 +134,18 @@ class Undo:
             self._write(path, None)
         self._remove_folders(plan)
         moved = [one for one in plan.services if one.drop_in is not None]
-        run_all([("systemctl", "daemon-reload")] if moved or plan.sockets else [], self._dialog)
+        self._run([("systemctl", "daemon-reload")] if moved or plan.sockets else [])
         restarted = [one for one in moved if unit_state(one.unit).is_running and not _is_back(one)]
         if restarted:
             units = [one.unit for one in restarted]
-            run_all([("systemctl", "try-restart", "--no-block", *units)], self._dialog)
+            self._run([("systemctl", "try-restart", "--no-block", *units)])
         failure = self._await(restarted, signals)
         if not _is_stopped(DAEMON):
             self._reload()
-        self._forget(plan.services if failure is None else [one for one in plan.services if one not in restarted])
+        try:
+            self._forget(plan.services if failure is None else [one for one in plan.services if one not in restarted])
+        except Failure as unwritten:
+            raise Failure(ExitCode.FAILURE, f"{failure}. {unwritten}") if failure else unwritten from None
         if failure is not None:
             raise failure
 
@@ -142,12 +161,22 @@ class Undo:
         return None
 
     def _forget(self, services: Iterable[MovedService]) -> None:
+        """Take services out of the record, and after the last one disable the gateway. Raises Failure."""
         for one in services:
             self._record = self._record.without(one.consumer)
+        # Written before the last step too: if that fails, the next run has only that step left.
+        self._write_record()
         if not self._record.services and self._record.enabled:
             self._disable_gateway(self._record.enabled)
             self._record = SwapRecord({})
-        write_record(self._place, self._record)
+            self._write_record()
+
+    def _write_record(self) -> None:
+        try:
+            write_record(self._place, self._record)
+        except OSError as error:
+            what = f"cannot write {self._place}, the record of moved services: {error.strerror}"
+            raise Failure(ExitCode.FAILURE, f"{what}. {REPEAT}") from None
 
     def _disable_gateway(self, units: Iterable[str]) -> None:
         """Disable what was not enabled before the swap, unless the gateway has been given other work since."""
@@ -159,8 +188,11 @@ class Undo:
                 f"If you do not need it: sudo {' '.join(command)}"
             )
             return
-        with suppress(CommandFailed):
+        try:
             run(command)
+        except CommandFailed as error:
+            what = f"the services are back, but {', '.join(units)} could not be disabled: {error}"
+            raise Failure(ExitCode.FAILURE, f"{what}. {REPEAT}") from None
         self._dialog.say(f"disabled {', '.join(units)}")
 
     def _write(self, path: Path, text: str | None) -> None:
@@ -220,9 +252,14 @@ def _is_stopped(unit: str) -> bool:
 
 
 def _gateway_pid() -> int:
-    """The process of the gateway; 0 if it does not run."""
+    """The process of the gateway; 0 if it does not run. Raises Failure if systemd does not answer."""
     command = ["systemctl", "show", "--property=MainPID", "--value", GATEWAY]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SHOW_SEC, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(ExitCode.FAILURE, f"the process of the gateway is unknown: {error}. {REPEAT}") from None
     text = done.stdout.strip()
     return int(text) if text.isdecimal() else 0
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,17 +14,19 @@ import pytest
 from gpumand.cli import gateway_setup
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import Places, Proposal, apply
+from gpumand.cli.gateway_sockets import socket_units
 from gpumand.cli.setup import port_wait
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.port_wait import SystemctlState
 from gpumand.cli.swap_undo import carry_out
-from gpumand.cli.swap_undo.carry_out import GATEWAY, Undo
+from gpumand.cli.swap_undo.carry_out import GATEWAY, REPEAT, Undo
 from gpumand.cli.swap_undo.plan import plan_undo
-from gpumand.cli.swap_undo.record import MovedService, read_record, write_record
+from gpumand.cli.swap_undo.record import MovedService, SwapRecord, read_record, write_record
 from gpumand.cli.swap_undo.work_check import DAEMON
 from gpumand.discovery.host import Listener
 from gpumand.discovery.port_swap import Swap
 from gpumand.gateway import config as gateway_config
+from gpumand.host_setup.services import CommandFailed
 
 OLD_PORTS = {"ollama": 11434, "comfyui": 8188}
 GATEWAY_PID = 7
@@ -62,11 +67,11 @@ class FakeHost:
             raise Killed
         self.steps.append(what)
 
-    def run_all(self, commands: Iterable[tuple[str, ...]], _dialog: Dialog) -> None:
+    def run_all(self, commands: Iterable[tuple[str, ...]], _dialog: Dialog, advice: str) -> None:
         for _, verb, *names in commands:
             self.step(" ".join([verb, *names]))
             if verb in self.failing:
-                raise Failure(ExitCode.FAILURE, f"{verb} failed")
+                raise Failure(ExitCode.FAILURE, f"{verb} failed. {advice}")
             if names == [GATEWAY]:
                 self.open = set(gateway_config.load(self.places.gateway).listeners)
             if verb == "try-restart":
@@ -249,7 +254,7 @@ def test_a_service_that_was_never_restarted_at_its_new_port_goes_on(host: FakeHo
 def test_a_gateway_that_refuses_the_reload_keeps_everything_as_it_is(host: FakeHost) -> None:
     before = host.places.gateway.read_text()
     host.failing.add("reload")
-    with pytest.raises(Failure, match="the gateway keeps its listeners: reload failed"):
+    with pytest.raises(Failure, match=rf"the gateway keeps its listeners: reload failed\. {REPEAT}"):
         undo(host)
     assert host.places.gateway.read_text() == before
     assert len(list(host.places.units.iterdir())) == 2
@@ -287,6 +292,74 @@ def test_units_that_were_enabled_for_it_are_disabled_after_the_last_service(
     undo(host)
     assert host.steps[-1] == f"disable --now {GATEWAY}"
     assert_is_back(host)
+
+
+def test_units_that_cannot_be_disabled_stay_in_the_record_and_the_next_run_disables_them(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(command: Iterable[str]) -> None:
+        raise CommandFailed(f"{' '.join(command)}: Access denied")
+
+    monkeypatch.setattr(carry_out, "run", fail)
+    write_record(host.places.record, replace(read_record(host.places.record), enabled=(GATEWAY,)))
+    with pytest.raises(Failure, match=rf"{GATEWAY} could not be disabled: systemctl .*: Access denied\. {REPEAT}"):
+        undo(host)
+    assert "disabled" not in capsys.readouterr().out
+    assert read_record(host.places.record) == SwapRecord({}, (GATEWAY,))
+    monkeypatch.setattr(carry_out, "run", lambda command: host.step(" ".join(command[1:])))
+    undo(host)
+    assert host.steps[-1] == f"disable --now {GATEWAY}"
+    assert_is_back(host)
+
+
+@pytest.mark.parametrize("stuck", [set(), {"comfyui"}])
+def test_a_record_that_cannot_be_written_is_an_error_with_advice(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch, stuck: set[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    host.stuck = stuck
+    monkeypatch.setattr(carry_out, "write_record", fail)
+    reason = r"comfyui\.service did not listen .*" if stuck else ""
+    with pytest.raises(Failure, match=rf"^{reason}cannot write .*swap\.json.*: No space left on device\. {REPEAT}$"):
+        undo(host)
+    monkeypatch.setattr(carry_out, "write_record", write_record)
+    host.stuck = set()
+    undo(host)
+    assert_is_back(host)
+
+
+def test_listeners_that_cannot_be_opened_again_are_reported_with_the_commands(
+    host: FakeHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = read_record(host.places.record)
+    for text in socket_units(gateway_config.load(host.places.gateway)).items():
+        host.places.units.joinpath(text[0]).write_text(text[1])
+
+    def uses(services: Iterable[MovedService]) -> dict[str, str]:
+        host.failing.add("enable")
+        return {one.consumer: "leased" for one in services}
+
+    one = Undo(record, host.places.record, Dialog(is_asking=False), uses, lambda: None)
+    assert set(one.carry_out(plan_undo(record, (), host.places.units))) == set(OLD_PORTS)
+    sockets = "gpumand-gateway-ollama.socket gpumand-gateway-comfyui.socket"
+    assert (
+        "The gateway does not listen at all former ports again: enable failed. Fix that, and run: "
+        f"sudo systemctl enable --now {sockets}; sudo systemctl start {GATEWAY}\n"
+    ) in capsys.readouterr().out
+
+
+def test_the_process_of_the_gateway_is_not_taken_for_none_if_systemd_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hang(command: list[str], *, timeout: float, stdin: int, **_: object) -> None:
+        assert stdin == subprocess.DEVNULL
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(Failure, match=rf"the process of the gateway is unknown: .*timed out after .*{REPEAT}"):
+        carry_out._gateway_pid()
 
 
 def test_a_gateway_with_other_listeners_goes_on(
