@@ -15,6 +15,7 @@ from gpumand.bus.connection import BusConnection
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.swap_undo.lock import LOCK
 from gpumand.cli.swap_undo.record import (
     RECORD,
     DropIn,
@@ -41,6 +42,7 @@ DROP_IN = "gpumand-gateway.conf"
 WAY_BACK = "# To undo, remove this file and set the old url: "
 """Start of the first line of a drop-in. The Debian package prints what follows when it is removed."""
 
+YES = "sudo gpumanctl init --gateway --yes"
 CALL_SEC = 10.0
 _PREFIXES = {"ignore-failure": "-", "privileged": "+", "no-setuid": "!", "no-env-expand": ":"}
 
@@ -84,12 +86,14 @@ class Places:
         gateway: the gateway's configuration.
         units: folder of the units' drop-ins.
         record: the record of what was moved.
+        lock: the lock of the commands that change these files.
     """
 
     config: Path | None = None
     gateway: Path = gateway_config.DEFAULT_FILE
     units: Path = UNIT_FOLDER
     record: Path = RECORD
+    lock: Path = LOCK
 
 
 async def propose(bus_address: str, places: Places) -> Proposal:
@@ -139,7 +143,7 @@ def apply(proposal: Proposal) -> None:
         except OSError as error:
             written = [str(one) for one in proposal.files if one != path and _has(one, proposal.files[one])]
             done = f" Already written: {', '.join(written)}." if written else ""
-            what = f"cannot write {path}: {error.strerror}.{done} Run it as root: sudo gpumanctl init --gateway --yes"
+            what = f"cannot write {path}: {error.strerror}.{done} Run it as root: {YES}"
             raise Failure(ExitCode.FAILURE, what) from None
 
 
@@ -150,7 +154,7 @@ def _record(proposal: Proposal) -> None:
     try:
         write_record(proposal.record, read_record(proposal.record).with_moves(proposal.moves, proposal.enabled))
     except OSError as error:
-        what = f"cannot write {proposal.record}: {error.strerror}. Run it as root: sudo gpumanctl init --gateway --yes"
+        what = f"cannot write {proposal.record}: {error.strerror}. Run it as root: {YES}"
         raise Failure(ExitCode.FAILURE, what) from None
 
 
@@ -271,8 +275,14 @@ def _prepare(proposal: Proposal, places: Places) -> None:
 
 
 def _drop_in(path: Path, text: str) -> DropIn:
-    """A drop-in, and the file that it replaces."""
-    before = path.read_text(encoding="utf-8") if path.exists() else None
+    """A drop-in, and the file that it replaces. Raises Failure if that cannot be read: it could not be restored."""
+    try:
+        before = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        before = None
+    except (OSError, UnicodeDecodeError) as error:
+        what = f"cannot read {path}, which the swap of ports replaces: {error}"
+        raise Failure(ExitCode.FAILURE, f"{what}. Move its lines to another drop-in, remove it, and repeat") from None
     return DropIn(str(path), text, before, made_folder=not path.parent.exists())
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,22 +121,25 @@ def _swap(ctx: click.Context, *, gateway: bool, undo: bool, yes: bool, dry_run: 
 
 def _swap_ports(ctx: click.Context, is_confirmed: bool) -> None:
     """``init --gateway``."""
-    from gpumand.cli.gateway_setup import Places, apply, propose
+    from gpumand.cli.gateway_setup import YES, Places, apply, propose
     from gpumand.cli.render.format import clean
     from gpumand.cli.render.gateway_setup import proposal_lines
+    from gpumand.cli.swap_undo.lock import alone
     from gpumand.config import ConfigProblems
 
     options, places = global_options(ctx), Places()
     if options.user:
         raise click.UsageError("--gateway is for services of the system; move those of a user yourself")
-    try:
-        proposal = asyncio.run(propose(options.bus_address or "system", places))
-    except ConfigProblems as error:
-        for problem in error.problems:
-            print(clean(str(problem)), file=sys.stderr)
-        raise click.exceptions.Exit(ExitCode.FAILURE) from None
-    if is_confirmed:
-        apply(proposal)
+    # Locked before the files are read: an undo in between would be overwritten.
+    with alone(places.lock, YES) if is_confirmed else nullcontext():
+        try:
+            proposal = asyncio.run(propose(options.bus_address or "system", places))
+        except ConfigProblems as error:
+            for problem in error.problems:
+                print(clean(str(problem)), file=sys.stderr)
+            raise click.exceptions.Exit(ExitCode.FAILURE) from None
+        if is_confirmed:
+            apply(proposal)
     print("\n".join(proposal_lines(proposal, places, is_applied=is_confirmed)))
 
 

@@ -21,6 +21,7 @@ from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, Survey
 from gpumand.cli.sizes import parse_size
+from gpumand.cli.swap_undo.lock import LOCK, alone
 from gpumand.client.client import Client
 from gpumand.client.errors import GpumandError
 from gpumand.discovery.starter_config import ADDRESS_ADVICE
@@ -189,23 +190,29 @@ class Wizard:
         if not gateway_step.is_installed():
             dialog.say(f"It is not installed. {gateway_step.installation()}", "Then run setup again.")
             return not_done
+        with alone(LOCK, "sudo gpumanctl setup --gateway"):
+            return ExitCode.OK if self._offer_gateway(is_wanted=bool(wanted)) else not_done
+
+    def _offer_gateway(self, *, is_wanted: bool) -> bool:
+        """Put it in front of the services that are not leased. Returns False if they are; raises Failure."""
+        dialog = self._dialog
         proposal = gateway_step.proposal(self._options)
         if not proposal.ready:
             gateway_step.explain(proposal, dialog)
-            self._start_gateway(is_wanted=bool(wanted))
-            return ExitCode.OK
+            self._start_gateway(is_wanted=is_wanted)
+            return True
         gateway_step.explain(proposal, dialog)
         leased = self._leased(one.consumer for one in proposal.ready)
         if leased:
             dialog.say(
                 f"Not now: {', '.join(leased)} is leased, and a restart would end that work. Run setup again later."
             )
-            return not_done
-        if wanted or dialog.confirm("Put the gateway in front of them now?", default=False):
+            return False
+        if is_wanted or dialog.confirm("Put the gateway in front of them now?", default=False):
             self._move(gateway_step.permitted(proposal, dialog))
         else:
             dialog.say("Left as it is. To do it later: sudo gpumanctl setup --gateway")
-        return ExitCode.OK
+        return True
 
     def _move(self, chosen: Proposal) -> None:
         if not chosen.ready:

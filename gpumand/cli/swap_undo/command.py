@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_api import gateway_of
@@ -17,7 +14,8 @@ from gpumand.cli.options import GlobalOptions
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.swap_undo.carry_out import Undo
 from gpumand.cli.swap_undo.former import with_former_moves
-from gpumand.cli.swap_undo.plan import UndoPlan, hint, plan_undo
+from gpumand.cli.swap_undo.lock import LOCK, alone
+from gpumand.cli.swap_undo.plan import AGAIN, UndoPlan, hint, plan_undo
 from gpumand.cli.swap_undo.record import RECORD, MovedService, SwapRecord, read_record
 from gpumand.cli.swap_undo.work_check import services_in_use
 from gpumand.client.client import Client
@@ -25,8 +23,6 @@ from gpumand.client.errors import GpumandError
 from gpumand.config import ConfigProblems, load
 
 FORCED = "sudo gpumanctl init --undo --force"
-LOCK = Path("/run/gpumand-swap.lock")
-"""Only root can open it. A lock of a file that every user can read could be held by every user."""
 
 
 def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_forced: bool) -> int:
@@ -39,14 +35,14 @@ def undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_for
         is_forced: restart services that are in use too.
     """
     if os.geteuid() != 0:
-        raise Failure(ExitCode.FAILURE, "only root can undo it. Run: sudo gpumanctl init --undo")
-    with _alone(LOCK):
+        raise Failure(ExitCode.FAILURE, f"Permission denied: moving services back needs root. Run: {AGAIN}")
+    with alone(LOCK, AGAIN):
         return _undo(options, is_confirmed=is_confirmed, is_dry_run=is_dry_run, is_forced=is_forced)
 
 
 def _undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_forced: bool) -> int:
     record = _moved_services()
-    if not record.services:
+    if not record.services and not record.enabled:
         print("Nothing to undo: no service was moved behind the gateway.")
         return ExitCode.OK
     is_asking = not (is_confirmed or is_dry_run)
@@ -56,7 +52,7 @@ def _undo(options: GlobalOptions, *, is_confirmed: bool, is_dry_run: bool, is_fo
     if is_dry_run:
         dialog.heading("Nothing was changed.")
         return ExitCode.OK
-    if not plan.services:
+    if record.services and not plan.services:
         return ExitCode.FAILURE
     if dialog.is_asking:
         if not dialog.confirm("Undo this now?", default=False):
@@ -105,7 +101,8 @@ class _Run:
         done = Undo(self._record, RECORD, self._dialog, self._uses, self._reload)
         busy = done.carry_out(plan)
         back = [one.consumer for one in plan.services if one.consumer not in busy]
-        self._dialog.heading(f"Back at the former ports: {', '.join(back) or 'none'}.")
+        if plan.services:
+            self._dialog.heading(f"Back at the former ports: {', '.join(back) or 'none'}.")
         self._dialog.say(*dict.fromkeys((*plan.hints, *map(hint, _at_new_urls(plan.services)))))
         self._dialog.say(*(f"{name} stays: {_not_now(what)}" for name, what in busy.items()))
         is_complete = not busy and not self._stay and not plan.refused
@@ -138,12 +135,15 @@ class _Run:
             dialog.say(*map(_way_back, plan.services))
             dialog.say(*(f"{'remove' if text is None else 'restore'} {path}" for path, text in plan.files.items()))
             dialog.say(*(f"stop and remove {path}" for path in plan.sockets))
+        elif not self._record.services:
+            dialog.heading("All services are back. To be undone:")
+            dialog.say(f"disable {', '.join(self._record.enabled)}")
         stay: Mapping[str, str] = {**plan.refused, **self._stay}
         if stay:
             dialog.heading("Not undone:")
             dialog.say(*(f"{name}: {why}" for name, why in stay.items()))
         if plan.hints:
-            dialog.heading("Then do yourself:")
+            dialog.heading("Manual steps:")
             dialog.say(*plan.hints)
 
 
@@ -155,22 +155,6 @@ def _at_new_urls(services: Iterable[MovedService]) -> list[MovedService]:
         return []
     urls = {one.consumer: consumers[one.consumer].url for one in services if one.consumer in consumers}
     return [one for one in services if urls.get(one.consumer, "").rstrip("/").endswith(f":{one.new_port}")]
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Keep out a second run. Raises Failure if there is one."""
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        raise Failure(ExitCode.FAILURE, f"cannot open {lock}: {error.strerror}. Remove it, and repeat") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise Failure(ExitCode.FAILURE, "another gpumanctl init --undo is at work. Wait until it has ended") from None
-    finally:
-        os.close(descriptor)
 
 
 def _not_now(what: str) -> str:

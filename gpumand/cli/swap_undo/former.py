@@ -44,22 +44,32 @@ def _found(places: Places) -> Iterable[MovedService]:
         first, _, body = text.partition("\n")
         match = _FORMER.fullmatch(first)
         if match is not None:
+            old_port = _port_of(match["url"])
+            if not old_port:  # the swap writes no such url
+                continue
             # A file with other lines was edited, and no text is known that may be removed.
             written = text if _BODY.fullmatch(body) else ""
             drop_in = DropIn(str(path), written, made_folder=True)
-            yield _moved(match["name"], match["url"], path.parent.name.removesuffix(".d"), drop_in, places)
+            swap = Swap(match["name"], path.parent.name.removesuffix(".d"), old_port, 0)
+            yield _moved(swap, match["url"], drop_in, places)
 
 
-def _moved(consumer: str, former_url: str, unit: str, drop_in: DropIn, places: Places) -> MovedService:
-    old_port = urlsplit(former_url).port or 80
-    listener = _listener(Swap(consumer, unit, old_port, 0), places.gateway)
+def _moved(swap: Swap, former_url: str, drop_in: DropIn, places: Places) -> MovedService:
+    moved = MovedService(swap.consumer, swap.unit, swap.old_port, 0, _listener(swap, places.gateway), drop_in)
     for path, tables in documents(places.config):
-        present = str(tables.get(consumer, {}).get("url", ""))
+        present = str(tables.get(swap.consumer, {}).get("url", ""))
         if present:
-            new_port = urlsplit(present).port or 80
-            url = _url_line(path, consumer, present, former_url)
-            return MovedService(consumer, unit, old_port, new_port, listener, drop_in, url)
-    return MovedService(consumer, unit, old_port, 0, listener, drop_in)
+            url = _url_line(path, swap.consumer, present, former_url)
+            return replace(moved, new_port=_port_of(present), url=url)
+    return moved
+
+
+def _port_of(url: str) -> int:
+    """The port of a url; 0 for a url with an error."""
+    try:
+        return urlsplit(url).port or 80
+    except ValueError:
+        return 0
 
 
 def _url_line(path: Path, consumer: str, present: str, former_url: str) -> UrlLine | None:

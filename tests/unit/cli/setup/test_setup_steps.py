@@ -22,6 +22,7 @@ from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, add, is_configured
 from gpumand.cli.setup.wizard import Choices, Wizard
+from gpumand.cli.swap_undo.lock import alone
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.host import Listener
 from gpumand.discovery.matching import Candidate
@@ -133,9 +134,10 @@ def wizard(monkeypatch: pytest.MonkeyPatch, *, gateway: bool | None) -> Wizard:
 
 @pytest.mark.parametrize(("wanted", "code"), [(True, 1), (None, 0), (False, 0)])
 def test_a_gateway_that_was_asked_for_and_is_not_possible_now_is_a_failure(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wanted: bool | None, code: int
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, wanted: bool | None, code: int
 ) -> None:
     made = wizard(monkeypatch, gateway=wanted)
+    monkeypatch.setattr(wizard_module, "LOCK", tmp_path / "lock")
     assert made._put_gateway_in_front() == code
     assert ("Not now: ollama is leased" in capsys.readouterr().out) is (wanted is not False)
     monkeypatch.setattr(gateway_step, "is_installed", lambda: False)
@@ -145,6 +147,16 @@ def test_a_gateway_that_was_asked_for_and_is_not_possible_now_is_a_failure(
     assert ("sudo apt-get install ./gpumand-gateway_0.1.0-1_all.deb" in capsys.readouterr().out) is (
         wanted is not False
     )
+
+
+def test_the_gateway_is_not_put_in_front_while_another_command_moves_services(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made = wizard(monkeypatch, gateway=True)
+    monkeypatch.setattr(wizard_module, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(gateway_step, "proposal", lambda _: pytest.fail("the files were read without the lock"))
+    with alone(tmp_path / "lock", "other"), pytest.raises(Failure, match=r"repeat: sudo gpumanctl setup --gateway"):
+        made._put_gateway_in_front()
 
 
 def test_a_lease_that_would_unload_a_service_is_left_out_with_the_reason(

@@ -10,10 +10,13 @@ from click.testing import CliRunner, Result
 
 from gpumand.cli import gateway_setup
 from gpumand.cli.app import gpumanctl
+from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_setup import Places, Proposal, apply
 from gpumand.cli.setup.dialog import Dialog
-from gpumand.cli.swap_undo import command
-from gpumand.cli.swap_undo.record import read_record
+from gpumand.cli.swap_undo import carry_out, command
+from gpumand.cli.swap_undo.carry_out import GATEWAY
+from gpumand.cli.swap_undo.lock import alone
+from gpumand.cli.swap_undo.record import SwapRecord, read_record, write_record
 from gpumand.discovery.port_swap import Swap
 
 
@@ -31,12 +34,13 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: dict[str, str]
     config = tmp_path / "gpumand.toml"
     config.write_text('[consumers.ollama]\nurl = "http://127.0.0.1:11434"\nvram_resident_mib = 1\n')
     tmp_path.joinpath("units").mkdir()
-    made = Places(config, tmp_path / "gateway.toml", tmp_path / "units", tmp_path / "state/swap.json")
+    files = (tmp_path / name for name in ("gateway.toml", "units", "state/swap.json", "lock"))
+    made = Places(config, *files)
     swap = Swap("ollama", "ollama.service", 11434, 11435, drop_in="[Service]\n")
     apply(gateway_setup.without(Proposal([swap], []), [], made))
     monkeypatch.setattr(command, "RECORD", made.record)
     monkeypatch.setattr(command, "Places", lambda: made)
-    monkeypatch.setattr(command, "LOCK", tmp_path / "lock")
+    monkeypatch.setattr(command, "LOCK", made.lock)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made
 
@@ -109,11 +113,54 @@ def test_force_goes_without_the_question_for_uses(places: Places, monkeypatch: p
 
 
 def test_a_second_run_at_the_same_time_is_refused(places: Places) -> None:
-    with command._alone(command.LOCK):
-        assert command.LOCK.stat().st_mode & 0o077 == 0, "every user could keep the lock"
+    with alone(places.lock, "other"):
+        assert places.lock.stat().st_mode & 0o077 == 0, "every user could keep the lock"
         done = run("--undo", "--dry-run")
-    assert (done.exit_code, "another gpumanctl init --undo is at work" in done.output) == (1, True)
+    assert (done.exit_code, "another gpumanctl moves services behind the gateway, or back" in done.output) == (1, True)
     assert run("--undo", "--dry-run").exit_code == 0
+
+
+def test_services_are_not_moved_behind_the_gateway_during_an_undo(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_setup, "Places", lambda: places)
+    monkeypatch.setattr(gateway_setup, "propose", lambda *_: pytest.fail("the files were read without the lock"))
+    with alone(places.lock, "other"):
+        done = run("--gateway", "--yes")
+    assert (done.exit_code, "repeat: sudo gpumanctl init --gateway --yes" in done.output) == (1, True), done.output
+
+
+def test_a_user_who_cannot_open_the_lock_gets_the_command_for_root(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(Failure, match=r"Permission denied\. Run it as root: sudo x"), alone(places.lock, "sudo x"):
+        pytest.fail("not locked")
+
+
+def test_an_error_of_the_locked_command_is_not_taken_for_one_of_the_lock(places: Places) -> None:
+    with pytest.raises(BlockingIOError), alone(places.lock, "x"):
+        raise BlockingIOError(11, "fork: Resource temporarily unavailable")
+
+
+def test_units_that_a_former_run_could_not_disable_are_disabled_by_the_next_one(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(places.record, SwapRecord({}, (GATEWAY,)))
+    (places.units / "ollama.service.d/gpumand-gateway.conf").unlink()
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(carry_out, "run", commands.append)
+    monkeypatch.setattr(carry_out, "_other_listeners", list)
+    preview = run("--undo", "--dry-run")
+    assert (preview.exit_code, commands) == (0, [])
+    assert f"All services are back. To be undone:\n  disable {GATEWAY}" in preview.output
+    done = run("--undo", "--yes")
+    assert (done.exit_code, commands) == (0, [("systemctl", "disable", "--now", GATEWAY)]), done.output
+    assert f"disabled {GATEWAY}" in done.output
+    assert "Nothing to undo" in run("--undo", "--yes").output
 
 
 def test_a_preview_asks_nothing(places: Places, busy: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -330,3 +330,34 @@ def test_own_lines_in_a_drop_in_without_a_record_are_not_removed(places: Places)
     plan = plan_undo(with_former_moves(SwapRecord({}), places), unit_folder=places.units)
     assert plan.files == {}
     assert "it was edited since. Move your own lines to another drop-in, keep the first line" in plan.refused["ollama"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://127.0.0.1:port", "http://[::1"])
+def test_a_former_url_that_no_swap_writes_is_not_taken_for_a_moved_service(places: Places, url: str) -> None:
+    swap(places, OLLAMA)
+    places.record.unlink()
+    path = places.units / "ollama.service.d/gpumand-gateway.conf"
+    path.write_text(path.read_text().replace("http://127.0.0.1:11434", url))
+    assert with_former_moves(SwapRecord({}), places) == SwapRecord({})
+
+
+def test_a_present_url_with_an_error_leaves_the_new_port_unknown(places: Places) -> None:
+    swap(places, OLLAMA)
+    places.record.unlink()
+    assert places.config is not None
+    places.config.write_text(places.config.read_text().replace(":11435", ":114350"))
+    (service,) = with_former_moves(SwapRecord({}), places).services.values()
+    assert (service.old_port, service.new_port) == (11434, 0)
+    assert service.url is not None
+
+
+@pytest.mark.parametrize("kind", ["not text", "folder"])
+def test_a_drop_in_that_cannot_be_read_is_not_replaced(places: Places, kind: str) -> None:
+    path = places.units / "ollama.service.d/gpumand-gateway.conf"
+    path.parent.mkdir()
+    path.write_bytes(b"\xff") if kind == "not text" else path.mkdir()
+    before = places.gateway.read_text() if places.gateway.exists() else None
+    with pytest.raises(Failure, match=r"cannot read .*gpumand-gateway\.conf, which the swap of ports replaces"):
+        swap(places, OLLAMA)
+    assert (places.gateway.read_text() if places.gateway.exists() else None) == before
+    assert not places.record.exists()
