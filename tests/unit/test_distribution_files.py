@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from gpumand.cli.gateway_setup import Places, Proposal, without
+from gpumand.cli.swap_undo.lock import LOCK
 from gpumand.discovery.port_swap import Swap
 from gpumand.version import VERSION
 
@@ -142,6 +143,16 @@ def test_the_removed_daemon_prints_commands_that_work_without_it(tmp_path: Path,
     remove = f"  sudo rm {' '.join(map(str, drop_ins))}"
     restart = ["  sudo systemctl daemon-reload", "  sudo systemctl try-restart comfyui.service ollama.service"]
     assert printed == ([remove, *restart] if moved else [])
+
+
+def test_the_removed_daemon_leaves_no_lock_of_moved_services(tmp_path: Path) -> None:
+    lock = tmp_path / LOCK.relative_to("/")
+    lock.parent.mkdir()
+    lock.touch()
+    script = ["sh", str(ROOT / "debian/gpumand.postrm"), "remove"]
+    environ = {"PATH": "/usr/bin:/bin", "DPKG_ROOT": str(tmp_path)}
+    subprocess.run(script, env=environ, capture_output=True, check=True)
+    assert list(lock.parent.iterdir()) == []
 
 
 def test_the_printed_commands_close_sockets_and_survive_escaped_names(tmp_path: Path) -> None:
