@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from gpumand.arbiter.deferred_unloads import POLL_SEC, DeferredUnload, GivesWay, never_gives_way
+from gpumand.arbiter.deferred_unloads import POLL_SEC, DeferredUnload, GivesWay, has_begun, never_gives_way
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import budget, remainder, shared_units
 from gpumand.domain.consumer import STOPPING, ConsumerSpec, EvictionMethod, UnitActivity
@@ -232,11 +232,34 @@ class Actions:
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
             jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
-            if jobs or (is_late and (gives_way is None or not await unload.is_waited_for())):
-                given_up = replace(report, freed_mib=freed_mib or 0, error=_put_off(jobs), deferred_by=jobs)
-                return given_up if jobs else self._timed_out(report, check, freed_mib, waited_sec)
+            if jobs and (given_up := await self._given_up(report, check, is_enough_free, jobs, is_late=is_late)):
+                return given_up
+            if not jobs and is_late and (gives_way is None or not await unload.is_waited_for()):
+                return self._timed_out(report, check, freed_mib, waited_sec)
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
             await clock.sleep(POLL_SEC if is_late else FREED_POLL_SEC)
+
+    async def _given_up(
+        self,
+        report: EvictionReport,
+        check: MultiDeviceEvictionCheck,
+        is_enough_free: Callable[[], bool],
+        jobs: int,
+        *,
+        is_late: bool,
+    ) -> EvictionReport | None:
+        """The report of an unload that is given up for jobs; None if its memory has begun to become free after all.
+
+        Asking for the jobs took time. Another victim would be evicted for memory that became free meanwhile.
+        """
+        await self._state.sample(self._concerned_devices(check))
+        now = self._current_samples(check)
+        freed_mib = check.freed_mib(now)
+        if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
+            return replace(report, freed_mib=freed_mib)
+        if not is_late and has_begun(freed_mib):
+            return None
+        return replace(report, freed_mib=freed_mib or 0, error=_put_off(jobs), deferred_by=jobs)
 
     @staticmethod
     def _is_proof(report: EvictionReport, freed_mib: int) -> bool:

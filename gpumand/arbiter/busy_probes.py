@@ -96,7 +96,7 @@ class BusyProbes:
 
         Of a server without a busy check the connections of its clients count, until its grace period is over.
         """
-        consumer, now = self._state.ledger.consumers.get(name), self._state.clock.monotonic()
+        consumer = self._state.ledger.consumers.get(name)
         if consumer is None or (consumer.spec.busy is None and not consumer.spec.url):
             return 0
         if consumer.spec.busy is not None:
@@ -105,7 +105,8 @@ class BusyProbes:
             answer = await self._routes.probe_busy(replace(consumer.spec, busy=BY_CONNECTIONS))
             if name in self._state.ledger.consumers:
                 self._state.ledger.update(name, jobs=answer.jobs, unload_deferred=bool(answer.jobs))
-        consumer = self._state.ledger.consumers.get(name)
+        # The check may have taken seconds, in which the grace period ends.
+        consumer, now = self._state.ledger.consumers.get(name), self._state.clock.monotonic()
         return (consumer.jobs or 0) if consumer is not None and busyness.busy_exemption(consumer, now) else 0
 
     def note_deferred(self, name: str, jobs: int) -> None:

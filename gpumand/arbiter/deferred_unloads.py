@@ -32,6 +32,11 @@ async def never_gives_way() -> int:
     return 0
 
 
+def has_begun(freed_mib: int | None) -> bool:
+    """Whether an unload is not put off, as far as is known; ``freed_mib`` None = unknown."""
+    return freed_mib is None or freed_mib > SLACK_MIB
+
+
 class DeferredUnload:
     """One eviction attempt, from the moment at which its method reported success.
 
@@ -64,8 +69,7 @@ class DeferredUnload:
             is_late: all of its memory should be free by now. Before, an unload that frees some is left alone.
         """
         now = self._state.clock.monotonic()
-        has_begun = freed_mib is None or freed_mib > SLACK_MIB
-        if not self._is_by_route or now < self._next_look or (has_begun and not is_late):
+        if not self._is_by_route or now < self._next_look or (has_begun(freed_mib) and not is_late):
             return 0
         self._next_look = now + POLL_SEC
         return await self._gives_way()

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 
+from gpumand.arbiter.busy_probes import BusyProbes
 from gpumand.arbiter.deferred_unloads import DeferredUnload
-from gpumand.domain.consumer import BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
@@ -219,6 +220,51 @@ async def test_manual_eviction_looks_once_at_all_requests_that_need_the_same(mon
     await asyncio.wait([evicting])
     for one in waiting:
         await world.arbiter.release((await one).lease.id)
+
+
+@pytest.mark.parametrize(("early_mib", "seconds"), [(9000, 0.0), (2000, 3.0)], ids=["all of it", "a part, then all"])
+async def test_memory_that_becomes_free_while_the_jobs_are_counted_is_not_put_off(
+    monkeypatch: pytest.MonkeyPatch, early_mib: int, seconds: float
+) -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    await used(world, "recent")
+    server, probe = world.routes.consumer("old"), world.routes.probe_busy
+
+    async def free_meanwhile(spec: ConsumerSpec) -> BusyReport:
+        await world.clock.sleep(1.0)
+        if server.held_mib == 9000:
+            world.routes._hold(server, 9000 - early_mib)
+            asyncio.get_running_loop().create_task(free_rest())
+        return await probe(spec)
+
+    async def free_rest() -> None:
+        await world.clock.sleep(seconds)
+        server.loaded = False
+        world.routes._hold(server, 0)
+
+    monkeypatch.setattr(type(world.routes), "probe_busy", lambda _, spec: free_meanwhile(spec))
+    grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    assert grant.evicted == ("old",)
+    assert world.arbiter.consumer_status("recent").residency == "resident"
+
+
+@pytest.mark.parametrize("left_sec", [1.0, 5.0])
+async def test_grace_period_that_ends_while_the_clients_are_counted_is_over(
+    monkeypatch: pytest.MonkeyPatch, left_sec: float
+) -> None:
+    world = await host()
+    now, probe = world.clock.monotonic(), world.routes.probe_busy
+    world.arbiter.state.ledger.update("old", unload_deferred=True, jobs=1, blocking_since=now - GRACE_SEC + left_sec)
+
+    async def slow(spec: ConsumerSpec) -> BusyReport:
+        await world.clock.sleep(2.0)
+        return await probe(spec)
+
+    monkeypatch.setattr(type(world.routes), "probe_busy", lambda _, spec: slow(spec))
+    jobs = await BusyProbes(world.arbiter.state, world.routes).jobs_behind_unload("old")
+
+    assert jobs == (1 if left_sec > 2.0 else 0)
 
 
 async def random_demand(seed: int) -> tuple[int, float]:
