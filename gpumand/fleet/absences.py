@@ -26,12 +26,12 @@ class Absence:
 
     Attributes:
         row: its last row that had consumers.
-        since: when it was replaced or removed.
+        since_sec: monotonic seconds at which it was replaced or removed.
         has_agent: whether only its gpumand is absent.
     """
 
     row: HostRow
-    since: float
+    since_sec: float
     has_agent: bool
 
 
@@ -46,20 +46,19 @@ class Absences:
         self._clock = clock
         self._absent: dict[str, Absence] = {}
 
-    @property
     def current(self) -> list[Absence]:
         """The absent hosts, those that were there last at the end."""
         earliest = self._clock() - KNOWN_SEC
-        self._absent = {name: one for name, one in self._absent.items() if one.since >= earliest}
+        self._absent = {name: one for name, one in self._absent.items() if one.since_sec >= earliest}
         return list(self._absent.values())
 
     def having(self, consumer: str) -> list[Absence]:
         """The absent hosts that had a consumer."""
-        return [one for one in self.current if consumer in one.row.consumers]
+        return [one for one in self.current() if consumer in one.row.consumers]
 
     def of_host(self, host: str) -> Absence | None:
         """The absence of the host of this name or machine id; None if it is not absent."""
-        return next((one for one in self.current if host in (one.row.name, one.row.machine_id)), None)
+        return next((one for one in self.current() if host in (one.row.name, one.row.machine_id)), None)
 
     def wait_sec(self, consumer: str) -> float:
         """Seconds that a request for a consumer may wait for the host that had it; 0 where that is of no use."""
@@ -67,28 +66,28 @@ class Absences:
 
     def left_sec(self, absence: Absence) -> float:
         """Seconds in which an absent host is expected back."""
-        return max(0.0, absence.since + RETURN_SEC - self._clock())
+        return max(0.0, absence.since_sec + RETURN_SEC - self._clock())
 
     def describe(self, absence: Absence) -> str:
         """Name of the host, and why it is absent."""
-        seconds = max(0.0, self._clock() - absence.since)
+        seconds = max(0.0, self._clock() - absence.since_sec)
         what = "its gpumand has given no answer for" if absence.has_agent else "it has not been in the fleet for"
         return f"{absence.row.name} ({what} {seconds:.0f} s)"
 
-    def replaced(self, before: HostRow | None, row: HostRow) -> None:
+    def note_replaced(self, before: HostRow | None, row: HostRow) -> None:
         """A row was written: its host is back, or its gpumand gives no answer."""
         if not row.is_away:
             self._absent.pop(row.machine_id, None)
         elif before is not None and not before.is_away:
             self._note(before, has_agent=True)
 
-    def removed(self, row: HostRow) -> None:
+    def note_removed(self, row: HostRow) -> None:
         """A row was removed."""
         before = self._absent.get(row.machine_id)
         if not row.is_away:
             self._note(row, has_agent=False)
         elif before is not None:
-            self._absent[row.machine_id] = Absence(before.row, before.since, has_agent=False)
+            self._absent[row.machine_id] = Absence(before.row, before.since_sec, has_agent=False)
 
     def _note(self, row: HostRow, *, has_agent: bool) -> None:
         self._absent.pop(row.machine_id, None)

@@ -12,10 +12,9 @@ from gpumand.fleet.peer_rows import PeerRows, PeerUnreachable
 from gpumand.fleet.row_json import encode_host, parse_host
 from gpumand.fleet.rows import HostRow
 from gpumand.fleet.store import Change, Entry, Interrupted, Listing, Removed, Written
+from gpumand.fleet.table import MAX_HOSTS
 
 POLL_SEC = 2.0
-MAX_HOSTS = 256
-"""As in the table: all of them are asked at the same time."""
 
 
 class DegradedWatch:

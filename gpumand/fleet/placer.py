@@ -143,7 +143,7 @@ class Placer:
         Hosts that were there a moment ago count with the consumers that they had.
         """
         rows = [one.row for one in self._table.rows.values()]
-        remembered = [one.row for one in self._table.absences.current]
+        remembered = [one.row for one in self._table.absences.current()]
         may_have = any(consumer in row.consumers or row.omitted for row in (*rows, *remembered))
         if rows and not may_have and not self._unknown():
             there = ", ".join(sorted(row.name for row in rows))
@@ -167,7 +167,7 @@ class Placer:
 
     def _unknown(self) -> str:
         """The hosts of which no consumers are known, because their gpumand gives no answer; "" = none."""
-        remembered = {one.row.machine_id for one in self._table.absences.current}
+        remembered = {one.row.machine_id for one in self._table.absences.current()}
         rows = (one.row for one in self._table.rows.values())
         names = sorted(row.name for row in rows if row.is_away and row.machine_id not in remembered)
         return (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from gpumand.fleet.absences import Absences
@@ -254,36 +254,37 @@ class HostTable:
             self._write_intent(entry, name)
         elif self.leases.holds(key):
             self.leases.write(entry)
-        elif (name := last_part(key, keys.drains)) and is_machine_id(name) and len(self._drains) < MAX_KEPT:
+        elif (name := last_part(key, keys.drains)) and is_machine_id(name):
+            _check_room(self._drains, name, MAX_KEPT, "drains")
             self._drains.add(name)
         elif (name := last_part(key, keys.pins)) and is_consumer_name(name) and is_machine_id(entry.value):
-            self._pins |= {name: entry.value} if name in self._pins or len(self._pins) < MAX_KEPT else {}
+            _check_room(self._pins, name, MAX_KEPT, "pins")
+            self._pins[name] = entry.value
 
     def _write_intent(self, entry: Entry, name: str) -> None:
-        has_room = entry.key in self._intents or len(self._intents) < MAX_INTENTS
-        if is_consumer_name(_consumer_of(name)) and has_room and entry.value not in self._forgotten:
+        if is_consumer_name(_consumer_of(name)) and entry.value not in self._forgotten:
+            _check_room(self._intents, entry.key, MAX_INTENTS, "intents")
             self._intents[entry.key] = KnownIntent(parse_intent(entry.value), entry.revision)
 
     def _write_row(self, machine_id: str, row: HostRow, revision: int) -> None:
         if row.machine_id != machine_id:
             raise InvalidJson(f"it is the row of another host, {row.machine_id}")
+        _check_room(self._rows, machine_id, MAX_HOSTS, "hosts")
         known = self._rows.get(machine_id)
-        if known is None and len(self._rows) >= MAX_HOSTS:
-            raise InvalidJson(f"there are {MAX_HOSTS} hosts, which is the limit")
         # Rows can arrive in another order than they were written, from peers and after an interruption.
         if known is None or row.order >= known.row.order:
             self._keep(KnownRow(row, revision))
 
     def _keep(self, known: KnownRow) -> None:
         before = self._rows.get(known.row.machine_id)
-        self.absences.replaced(None if before is None else before.row, known.row)
+        self.absences.note_replaced(None if before is None else before.row, known.row)
         self._rows[known.row.machine_id] = known
 
     def _remove_row(self, machine_id: str) -> None:
         """Forget a row. If the host was lost, any row that it publishes later is a new one, whatever its order."""
         if (known := self._rows.pop(machine_id, None)) is None:
             return
-        self.absences.removed(known.row)
+        self.absences.note_removed(known.row)
         if (loss := self._losses.get(machine_id)) is not None:
             self._losses[machine_id] = replace(loss, order=_BEFORE_ALL)
 
@@ -294,6 +295,12 @@ class HostTable:
         self.leases.remove(key)
         self._drains.discard(last_part(key, keys.drains))
         self._pins.pop(last_part(key, keys.pins), None)
+
+
+def _check_room(kept: Collection[str], key: str, at_most: int, what: str) -> None:
+    """Raise InvalidJson where an entry is one too many: it has no effect, which must be in the log."""
+    if key not in kept and len(kept) >= at_most:
+        raise InvalidJson(f"there are {at_most} {what}, which is the limit")
 
 
 def _consumer_of(name: str) -> str:

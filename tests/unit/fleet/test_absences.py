@@ -62,7 +62,7 @@ def test_consumers_of_an_absent_host_are_remembered_for_a_while() -> None:
     clock = Clock()
     absences = Absences(clock)
     row = host(2, version="1", big=consumer())
-    absences.replaced(row, away(row))
+    absences.note_replaced(row, away(row))
     assert [one.row for one in absences.having("big")] == [row]
     assert absences.wait_sec("big") == RETURN_SEC
     assert absences.wait_sec("other") == 0.0
@@ -70,35 +70,35 @@ def test_consumers_of_an_absent_host_are_remembered_for_a_while() -> None:
     assert absences.wait_sec("big") == 0.0
     assert absences.having("big")
     clock.now += KNOWN_SEC
-    assert absences.current == []
+    assert absences.current() == []
 
 
 def test_host_that_is_back_is_not_absent_whatever_it_has_now() -> None:
     absences = Absences(Clock())
     row = host(2, version="1", big=consumer())
-    absences.removed(row)
-    absences.replaced(None, replace(row, consumers={}))
-    assert absences.current == []
+    absences.note_removed(row)
+    absences.note_replaced(None, replace(row, consumers={}))
+    assert absences.current() == []
 
 
 def test_host_that_leaves_while_its_gpumand_is_absent_keeps_the_consumers_and_the_time() -> None:
     clock = Clock()
     absences = Absences(clock)
     row = host(2, version="1", big=consumer())
-    absences.replaced(row, away(row))
-    assert "its gpumand has given no answer for 0 s" in absences.describe(absences.current[0])
+    absences.note_replaced(row, away(row))
+    assert "its gpumand has given no answer for 0 s" in absences.describe(absences.current()[0])
     clock.now += 10
-    absences.removed(away(row))
+    absences.note_removed(away(row))
     (found,) = absences.having("big")
-    assert (found.since, found.has_agent) == (1000.0, False)
+    assert (found.since_sec, found.has_agent) == (1000.0, False)
     assert absences.describe(found) == "gpu2 (it has not been in the fleet for 10 s)"
 
 
 def test_number_of_remembered_hosts_is_limited_and_the_newest_are_kept() -> None:
     absences = Absences(Clock())
     for number in range(MAX_ABSENCES + 5):
-        absences.removed(host(number, version="1"))
-    assert len(absences.current) == MAX_ABSENCES
+        absences.note_removed(host(number, version="1"))
+    assert len(absences.current()) == MAX_ABSENCES
     assert absences.of_host("gpu4") is None
     assert absences.of_host(machine_id(MAX_ABSENCES + 4)) is not None
 

@@ -190,16 +190,33 @@ async def test_intent_stands_after_it_was_extended_and_only_for_its_host(table: 
 
 
 async def test_number_of_drains_and_pins_that_are_kept_is_limited(
-    table: HostTable, monkeypatch: pytest.MonkeyPatch
+    table: HostTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("gpumand.fleet.table.MAX_KEPT", 3)
     for number in range(5):
         table.apply(Written(Entry(KEYS.drain(machine_id(number)), "drained", 6)))
         table.apply(Written(Entry(KEYS.pin(f"c{number}"), machine_id(1), 6)))
+    ignored = [one.getMessage() for one in caplog.records]
+    assert sum("is ignored: there are 3 drains, which is the limit" in one for one in ignored) == 2
+    assert sum("is ignored: there are 3 pins, which is the limit" in one for one in ignored) == 2
+    table.apply(Written(Entry(KEYS.drain(machine_id(0)), "drained", 7)))
     table.apply(Written(Entry(KEYS.pin("c0"), machine_id(2), 7)))
+    assert len(caplog.records) == 4, "those that are kept are written again"
     view = table.view()
     assert view.drained == {machine_id(0), machine_id(1), machine_id(2)}
     assert view.pins == {"c0": machine_id(2), "c1": machine_id(1), "c2": machine_id(1)}
+
+
+async def test_intent_beyond_the_limit_is_ignored_with_a_line_in_the_log(
+    table: HostTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.table.MAX_INTENTS", 1)
+    for revision, name in enumerate(("chat", "chat", "image"), 5):
+        intent = encode_intent(Intent(machine_id(1), "r", f"n{revision}"))
+        table.apply(Written(Entry(KEYS.intent(name), intent, revision)))
+    assert set(table.view().intents) == {"chat"}
+    (line,) = caplog.records
+    assert "image in the store is ignored: there are 1 intents, which is the limit" in line.getMessage()
 
 
 async def test_key_of_an_ignored_entry_cannot_forge_lines_of_the_log(
