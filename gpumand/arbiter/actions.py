@@ -232,10 +232,13 @@ class Actions:
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
             jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
-            if jobs and (given_up := await self._given_up(report, check, is_enough_free, jobs, is_late=is_late)):
-                return given_up
-            if not jobs and is_late and (gives_way is None or not await unload.is_waited_for()):
-                return self._timed_out(report, check, freed_mib, waited_sec)
+            ended = None
+            if jobs:
+                ended = await self._given_up(report, check, is_enough_free, jobs, is_late=is_late)
+            elif is_late and (gives_way is None or not await unload.is_waited_for()):
+                ended = self._timed_out(report, check, freed_mib, waited_sec)
+            if ended is not None:
+                return ended
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
             await clock.sleep(POLL_SEC if is_late else FREED_POLL_SEC)
 

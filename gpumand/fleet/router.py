@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -40,6 +41,9 @@ MAX_CORRECTIONS = 8
 """Times that a request is placed again because the table was old; each takes a round trip at most."""
 
 CORRECTION_SEC = 0.5
+AGAIN_SEC = 0.25
+"""Shortest time between two calls of a host whose gpumand restarts: the table of a busy fleet changes all the time."""
+
 FINAL = (InvalidArgs, WouldDeadlock)
 """Refusals that every host would give."""
 
@@ -226,16 +230,25 @@ class Router:
                 return
 
     async def _wait_at_best(self, attempt: Attempt) -> PlacedLease:
-        """Wait at the best host for the rest of the time. Raises the error of the request."""
+        """Wait at the best host for the rest of the time. Raises the error of the request.
+
+        A host that is away is asked again for ``RETURN_SEC``; its row may show a moment later that it is away.
+        """
+        give_up = math.inf
         while attempt.left_sec > 0:
             found = await self._placer.placed(attempt, without=())
             if not found:
                 break
+            sent_at = now()
             if (lease := await self._try(attempt, found[0], attempt.left_sec)) is not None:
                 return lease
             if not isinstance(attempt.refusals.get(found[0].row.machine_id), AWAY):
                 break
-            await self._table.wait_changed(min(attempt.left_sec, CORRECTION_SEC))  # the row may show it a moment later
+            if give_up == math.inf or now() - sent_at > RETURN_SEC:  # it had the request in its queue until now
+                give_up = now() + RETURN_SEC
+            if now() >= give_up:
+                break
+            await self._before_again(min(attempt.left_sec, give_up - now()))
         raise attempt.error() if attempt.refusals else self._placer.no_host(attempt.call.consumer)
 
     async def _acquire_on(self, attempt: Attempt) -> PlacedLease:
@@ -253,8 +266,14 @@ class Router:
             except (NotRunning, NoAnswer):  # gpumand there restarts, and the row shows it a moment later
                 if now() >= give_up:
                     raise
-                await self._table.wait_changed(min(give_up - now(), CORRECTION_SEC))
+                await self._before_again(give_up - now())
         return PlacedLease(lease, "", lambda: self._table.note_lost(row.machine_id, "its lease broke off"))
+
+    async def _before_again(self, at_most_sec: float) -> None:
+        """Wait for a change of the table, ``CORRECTION_SEC`` at most, before a host is asked again."""
+        began = now()
+        await self._table.wait_changed(min(at_most_sec, CORRECTION_SEC))
+        await asyncio.sleep(max(0.0, min(at_most_sec, AGAIN_SEC) - (now() - began)))
 
     async def _permit(self, attempt: Attempt, found: list[Candidate]) -> Permit:
         if not found:

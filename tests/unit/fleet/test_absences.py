@@ -13,6 +13,7 @@ from gpumand.domain.errors import NoSuchConsumer
 from gpumand.fleet.absences import KNOWN_SEC, MAX_ABSENCES, RETURN_SEC, Absences
 from gpumand.fleet.calls import AcquireCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import NoHost, NoSuchHost
+from gpumand.fleet.router import AGAIN_SEC
 from gpumand.fleet.rows import HostRow
 from tests.unit.fleet.fleet_rows import COLD, RESIDENT, consumer, host, machine_id
 from tests.unit.fleet.scripted_fleet import ScriptedFleet, lost
@@ -188,6 +189,47 @@ async def test_request_that_reaches_a_host_whose_gpumand_has_just_stopped_is_sen
         lease = await router.acquire(AcquireCall("big", 60.0))
     assert lease.grant["host"] == "gpu2"
     assert len(stopped.acquired) == 3
+
+
+@pytest.mark.parametrize("on", ["", "gpu2"])
+async def test_host_that_stays_away_without_showing_it_is_asked_for_a_minute_and_not_at_each_change_of_the_table(
+    fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch, on: str
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.router.RETURN_SEC", 4 * AGAIN_SEC)
+    router, stopped = await fleet.router(), fleet.hosts["gpu2"]
+    stopped.answers = [NotRunning("gpumand is not running") for _ in range(10_000)]
+
+    async def change_often() -> None:
+        while True:
+            router.table._announce()
+            await asyncio.sleep(0.001)
+
+    changing = asyncio.create_task(change_often())
+    try:
+        async with asyncio.timeout(DEADLINE_SEC):
+            with pytest.raises(NotRunning):
+                await router.acquire(AcquireCall("big", 600.0, on=on))
+    finally:
+        changing.cancel()
+    # About six times; a thousand without the pause.
+    assert 2 <= len(stopped.acquired) <= 40
+
+
+async def test_host_that_had_the_request_in_its_queue_gets_a_whole_minute_to_return(
+    fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.router.RETURN_SEC", AGAIN_SEC)
+    router, stopped = await fleet.router(), fleet.hosts["gpu2"]
+    stopped.answers = [NotRunning("gpumand is not running") for _ in range(4)]
+
+    async def queue() -> None:
+        if len(stopped.acquired) in (2, 3, 4):
+            await asyncio.sleep(2 * AGAIN_SEC)
+
+    stopped.before = queue
+    async with asyncio.timeout(DEADLINE_SEC):
+        lease = await router.acquire(AcquireCall("big", 600.0))
+    assert lease.grant["host"] == "gpu2"
 
 
 async def test_request_to_the_only_host_which_is_lost_waits_for_it(fleet: ScriptedFleet) -> None:
