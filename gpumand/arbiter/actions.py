@@ -232,13 +232,10 @@ class Actions:
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
             jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
-            ended = None
-            if jobs:
-                ended = await self._given_up(report, check, is_enough_free, jobs, is_late=is_late)
-            elif is_late and (gives_way is None or not await unload.is_waited_for()):
-                ended = self._timed_out(report, check, freed_mib, waited_sec)
-            if ended is not None:
-                return ended
+            if jobs or (is_late and (gives_way is None or not await unload.is_waited_for())):
+                ended = await self._given_up(report, check, is_enough_free, waited_sec, jobs, is_late=is_late)
+                if ended is not None:
+                    return ended
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
             await clock.sleep(POLL_SEC if is_late else FREED_POLL_SEC)
 
@@ -247,13 +244,15 @@ class Actions:
         report: EvictionReport,
         check: MultiDeviceEvictionCheck,
         is_enough_free: Callable[[], bool],
+        waited_sec: float,
         jobs: int,
         *,
         is_late: bool,
     ) -> EvictionReport | None:
-        """The report of an unload that is given up for jobs; None if its memory has begun to become free after all.
+        """The report of an attempt that is given up, for jobs or without; None if its memory begins to become free.
 
-        Asking for the jobs took time. Another victim would be evicted for memory that became free meanwhile.
+        Asking for the jobs took time. Another victim would be evicted, or the unit stopped, for memory that became
+        free meanwhile.
         """
         await self._state.sample(self._concerned_devices(check))
         now = self._current_samples(check)
@@ -262,6 +261,8 @@ class Actions:
             return replace(report, freed_mib=freed_mib)
         if not is_late and has_begun(freed_mib):
             return None
+        if not jobs:
+            return self._timed_out(report, check, freed_mib, waited_sec)
         return replace(report, freed_mib=freed_mib or 0, error=_put_off(jobs), deferred_by=jobs)
 
     @staticmethod
