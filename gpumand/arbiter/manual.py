@@ -241,7 +241,8 @@ class ManualOperations:
     async def _gives_way(self, report: EvictionReport, devices: Devices) -> int:
         """For how many jobs an unload that frees nothing is given up: not to keep devices from waiting requests."""
         view = self._state.view()
-        # A thousand requests may wait for the same, and this is asked twice a second.
+        # This is asked twice a second: requests for the same are decided once. Requests that all differ take a decision
+        # each, up to the first one that may use a device of the eviction; at most MAX_WAITING of them wait.
         eligible = (decide(view, one).eligible_devices for one in {one.requirement for one in self._scheduler})
         may_go_on = report.trigger != "idle" and all(set(devices).isdisjoint(some) for some in eligible)
         return 0 if may_go_on else await self._busy_probes.jobs_behind_unload(report.consumer)

@@ -114,8 +114,8 @@ def acquire_options(options: Options) -> AcquireOptions:
         value = _value(name, variant, _type_of(name, ACQUIRE_OPTIONS))
         convert = _CONVERSIONS.get(name)
         fields[_FIELDS.get(name, name)] = value if convert is None else convert(value)
-    if "ttl_sec" in fields:
-        fields["ttl_sec"] = _ttl(fields["ttl_sec"], fields.get("lifetime", LeaseLifetime.TTL))
+    if "ttl_usec" in fields:
+        fields["ttl_sec"] = _ttl(fields.pop("ttl_usec"), fields.get("lifetime", LeaseLifetime.TTL))
     return AcquireOptions(**fields)
 
 
@@ -266,7 +266,7 @@ def _has_control_characters(text: str) -> bool:
     return any(unicodedata.category(character) in _CONTROL for character in text)
 
 
-_FIELDS = {"ttl_usec": "ttl_sec", "timeout_usec": "timeout_sec", "all": "whole_device"}
+_FIELDS = {"timeout_usec": "timeout_sec", "all": "whole_device"}
 """The fields of ``AcquireOptions`` whose name is not that of the option."""
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import logging
 import os
 import socket
 from collections.abc import Sequence
@@ -14,14 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from gpumand.config.validators import split_address
 from gpumand.domain.errors import ConfigInvalid
 from gpumand.fleet.http_server import BACKLOG
-
-log = logging.getLogger(__name__)
-
-_FREEBIND = {
-    socket.AF_INET: (socket.IPPROTO_IP, 15),  # IP_FREEBIND
-    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),  # IPV6_FREEBIND
-}
-"""Socket options that the module socket has no names for."""
+from gpumand.http.free_bind import bind_now_or_later
 
 SOCKET_MODE = 0o666
 """Every user may see the hosts; the local API refuses those that may not lease (``local_access``)."""
@@ -67,20 +58,6 @@ def with_port(url: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{host}:{port}"))
 
 
-def _bind_now_or_later(listener: socket.socket, host: str, port: int) -> None:
-    """Bind to an address that this host has, or may have later. Raises OSError."""
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        # At boot the address of a VPN, or one from DHCP, may come after the agent, which systemd does not restart after
-        # an invalid configuration.
-        listener.setsockopt(*_FREEBIND[socket.AddressFamily(listener.family)], 1)
-        listener.bind((host, port))
-        log.warning("%s is no address of this host at present: other hosts get an answer there once it is", host)
-
-
 def _bind(address: str) -> socket.socket:
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -90,7 +67,7 @@ def _bind(address: str) -> socket.socket:
         if family == socket.AF_INET6:
             # 0.0.0.0 and [::] are listened on beside each other.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        _bind_now_or_later(listener, host, port)
+        bind_now_or_later(listener, host, port)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

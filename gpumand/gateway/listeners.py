@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import logging
 import os
@@ -18,14 +17,9 @@ from gpumand.gateway.acceptor import BACKLOG, Acceptor
 from gpumand.gateway.access_config import SOCKET_PREFIX, is_remote
 from gpumand.gateway.config import ListenerSettings
 from gpumand.gateway.entrance_config import GATEWAY
+from gpumand.http.free_bind import bind_now_or_later
 
 log = logging.getLogger(__name__)
-
-# linux/in.h and linux/in6.h; the module socket has no names for them.
-_FREEBIND = {
-    socket.AF_INET: (socket.IPPROTO_IP, 15),  # IP_FREEBIND
-    socket.AF_INET6: (socket.IPPROTO_IPV6, 78),  # IPV6_FREEBIND
-}
 
 _PASSED = "systemd "
 """Start of the names of sockets that systemd has passed."""
@@ -167,26 +161,12 @@ def _bound_tcp(address: str) -> socket.socket:
     try:
         # Otherwise bind fails after a restart as long as connections of the former process are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(listener, host, port)
+        bind_now_or_later(listener, host, port)
         listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise
     return listener
-
-
-def _bind(listener: socket.socket, host: str, port: int) -> None:
-    """Bind to an address that this host has, or may have later. Raises OSError."""
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        # At boot the address of a bridge, or one from DHCP, may come after the gateway. A refusal would keep all
-        # listeners down, since systemd does not restart the gateway after an invalid configuration.
-        listener.setsockopt(*_FREEBIND[socket.AddressFamily(listener.family)], 1)
-        listener.bind((host, port))
-        log.warning("%s is no address of this host at present: clients get an answer there once it is", host)
 
 
 def _bound_path(path: str) -> socket.socket:

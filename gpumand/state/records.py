@@ -28,8 +28,6 @@ _NOT_PLAIN = re.compile(r"[^A-Za-z0-9_-]")
 
 T = TypeVar("T")
 
-_encode = json.JSONEncoder().encode
-
 
 @dataclass(frozen=True, slots=True)
 class StoredLease:
@@ -98,7 +96,7 @@ def encode_lease(stored: StoredLease) -> bytes:
     record |= {"yields": lease.yields} if lease.yields else {}
     if lease.reservation is not None:
         record["reservation"] = _encode_reservation(lease.reservation)
-    return _encode(record).encode()
+    return json.dumps(record).encode()
 
 
 def _encode_reservation(reservation: Reservation) -> dict[str, Any]:
