@@ -20,6 +20,7 @@ from gpumand.domain.consumer import STOPPING, ConsumerSpec, Health
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.partial_load import PartialLoad
+from gpumand.domain.wording import with_log_lines
 from gpumand.ports import ConsumerRoutes, RouteFailed, UnitFailed
 
 log = logging.getLogger(__name__)
@@ -394,5 +395,4 @@ class LoadAttempt:
 
     async def _describe_failure(self, failed: UnitFailed | RouteFailed) -> str:
         message = str(failed) if isinstance(failed, UnitFailed) else f"{self._spec.name}: {failed}"
-        lines = await self.unit.log_lines()
-        return message + (f"; last lines: {' | '.join(lines)}" if lines else "")
+        return with_log_lines(message, await self.unit.log_lines())

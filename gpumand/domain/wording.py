@@ -16,6 +16,10 @@ FOOTPRINT_UNKNOWN = (
     "Set vram_resident_mib, or set vram_guess_mib until gpumand has measured it"
 )
 
+LAST_LINES = "; last lines: "
+LINE_SEPARATOR = " | "
+"""Both are also in ``gateway/console/files/page.js``, which shows each line on a line of its own."""
+
 
 def format_mib(mib: int) -> str:
     """Format an amount of memory: ``512 MiB``, ``12.9 GiB``."""
@@ -111,3 +115,8 @@ def _reasons(view: View, state: ConsumerState) -> list[tuple[str, bool]]:
         ("pinned", state.pinned),
         ("manages its own VRAM", state.spec.vram_managed),
     ]
+
+
+def with_log_lines(message: str, lines: Sequence[str]) -> str:
+    """The reason of a failure and the last lines of the log, in one line."""
+    return message + LAST_LINES + LINE_SEPARATOR.join(lines) if lines else message

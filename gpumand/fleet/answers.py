@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from gpumand.fleet import json_fields
 from gpumand.fleet.json_fields import InvalidJson, one_line
 
@@ -42,8 +40,7 @@ def parse_end(answer: dict[str, object]) -> str:
 
 def quoted_sec(value: object) -> float | None:
     """Seconds of a number of microseconds in a plan; None for anything that cannot be a time."""
-    is_time = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= json_fields.MAX_NUMBER
-    return value / 1e6 if is_time else None  # type: ignore[operator]
+    return value / 1e6 if json_fields.is_integer(value) else None
 
 
 def _line(answer: dict[str, object], key: str, at_most: int) -> str:
@@ -54,5 +51,4 @@ def _line(answer: dict[str, object], key: str, at_most: int) -> str:
 
 
 def _seconds(value: object) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and 0 <= value <= json_fields.MAX_NUMBER and math.isfinite(value) else 0.0  # type: ignore[operator,arg-type,return-value]
+    return value if json_fields.is_number(value) else 0.0

@@ -8,7 +8,6 @@ that version or a higher one; where it cannot be left out, ``rows.OLDEST_API`` r
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +17,7 @@ from gpumand.domain.errors import InvalidArgs, NoSuchConsumer
 from gpumand.domain.name_suggestions import nearest
 from gpumand.domain.request_limits import MAX_PRIORITY, MAX_WAIT_SEC, MIN_PRIORITY
 from gpumand.fleet import json_fields
-from gpumand.fleet.json_fields import MAX_NUMBER, InvalidJson
+from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import is_consumer_name
 
 MAX_BODY_BYTES = 16 * 1024
@@ -238,11 +237,9 @@ def _wait(fields: Mapping[str, object]) -> float:
     value = fields.get("wait_sec", DEFAULT_WAIT_SEC)
     if value is None:
         return MAX_WAIT_SEC
-    # Infinite numbers are refused by the parser, but 1e400 becomes one.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= MAX_NUMBER or not math.isfinite(value):  # type: ignore[arg-type,operator]
+    if not json_fields.is_number(value):
         raise InvalidArgs("wait_sec is not a number of seconds from 0")
-    return min(float(value), MAX_WAIT_SEC)  # type: ignore[arg-type]
+    return min(float(value), MAX_WAIT_SEC)
 
 
 def _priority(fields: Mapping[str, object]) -> int | None:

@@ -29,10 +29,7 @@ from gpumand.domain.errors import (
     TimedOut,
     WouldDeadlock,
 )
-from gpumand.fleet.json_fields import MAX_NUMBER, one_line
-
-MAX_MESSAGE = 2000
-"""Characters of the message of another host."""
+from gpumand.fleet.json_fields import MAX_MESSAGE, is_integer, one_line
 
 
 class StaleToken(NotNowError):
@@ -119,5 +116,5 @@ def error_of(body: Mapping[str, Any], where: str) -> GpumandError:
     message = one_line(f"{where}: {body.get('message') or 'no reason given'}", MAX_MESSAGE)
     if name == StaleToken.dbus_name:
         seen = body.get("seen")
-        return StaleToken(message, seen if isinstance(seen, int) and 0 <= seen <= MAX_NUMBER else 0)
+        return StaleToken(message, seen if is_integer(seen) else 0)
     return _OWN[name](message) if name in _OWN else error_for(name, message)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
+from typing import TypeGuard
 
 MAX_EXTRA = 32
 """Number of unknown keys of an object that are kept."""
@@ -13,6 +15,9 @@ MAX_DEPTH = 16
 
 MAX_NUMBER = 2**53
 """The greatest integer that every JSON parser reads exactly."""
+
+MAX_MESSAGE = 2000
+"""Greatest length of the message of an error, in characters."""
 
 
 class InvalidJson(ValueError):
@@ -32,7 +37,7 @@ def parse_object(text: str, what: str, max_bytes: int) -> dict[str, object]:
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise InvalidJson(f"{what} is larger than {max_bytes} bytes")
     try:
-        found = json.loads(text, parse_constant=_refuse_constant)
+        found = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:  # deep nesting ends in a RecursionError
         raise InvalidJson(f"{what} is not JSON: {type(error).__name__}") from None
     if not isinstance(found, dict):
@@ -72,12 +77,22 @@ def as_list(value: object, what: str, at_most: int) -> list[object]:
     return value
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is an integer from 0 to ``MAX_NUMBER``."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number from 0 to ``MAX_NUMBER``; 1e400 is read as an infinite one."""
+    return is_integer(value) or (isinstance(value, float) and math.isfinite(value) and 0 <= value <= MAX_NUMBER)
+
+
 def number(fields: Mapping[str, object], key: str) -> int | None:
     """The number of a key, an integer from 0; None where the key is missing or null. Raises InvalidJson."""
     value = fields.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_NUMBER:
+    if not is_integer(value):
         raise InvalidJson(f"{key} is not an integer from 0 to 2^53")
     return value
 
@@ -112,5 +127,6 @@ def extra(fields: Mapping[str, object], known: frozenset[str]) -> dict[str, obje
     return {key: fields[key] for key in sorted(fields.keys() - known)[:MAX_EXTRA]}
 
 
-def _refuse_constant(name: str) -> object:
+def refuse_constant(name: str) -> object:
+    """Raise ValueError for NaN and Infinity: Python reads and writes them, but other JSON parsers do not."""
     raise ValueError(f"{name} is not JSON")

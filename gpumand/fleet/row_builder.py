@@ -10,7 +10,7 @@ from typing import Any
 from gpumand.domain.assumed_times import Start
 from gpumand.domain.fleet import UNIQUE
 from gpumand.domain.residency_states import Residency
-from gpumand.fleet.json_fields import MAX_NUMBER
+from gpumand.fleet.json_fields import is_integer
 from gpumand.fleet.keys import is_consumer_name
 from gpumand.fleet.lease_limits import lease_limits
 from gpumand.fleet.row_json import MAX_CONSUMERS, MAX_DEVICES
@@ -147,5 +147,4 @@ def _line(value: object, at_most: int) -> str:
 
 
 def _number(value: object) -> int | None:
-    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
-    return value if is_number else None  # type: ignore[return-value]
+    return value if is_integer(value) else None

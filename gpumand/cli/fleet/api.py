@@ -12,6 +12,7 @@ from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_api import UnixConnection
 from gpumand.cli.options import GlobalOptions
 from gpumand.domain.errors import ERROR_PREFIX
+from gpumand.fleet.json_fields import MAX_MESSAGE, refuse_constant
 
 ADDRESS_VARIABLE = "GPUMAND_FLEET"
 SYSTEM_SOCKET = "/run/gpumand-fleet/fleet.sock"
@@ -20,8 +21,6 @@ EXTRA_SEC = 10.0
 """Time beyond a call's own waiting time."""
 
 MAX_ANSWER_BYTES = 16 << 20
-
-MAX_MESSAGE = 2000
 
 Fields = dict[str, Any]
 
@@ -84,7 +83,7 @@ def unreachable(path: str, error: Exception) -> Failure:
 
 def _document(status: int, data: bytes) -> Fields:
     try:
-        found = json.loads(data, parse_constant=_refuse_constant)
+        found = json.loads(data, parse_constant=refuse_constant)  # --json would print them
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -95,10 +94,6 @@ def _document(status: int, data: bytes) -> Fields:
     if status != 200:
         raise refusal(found)
     return found
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON, and would be printed again by --json")
 
 
 def refusal(answer: Mapping[str, Any]) -> Failure:

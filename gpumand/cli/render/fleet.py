@@ -15,13 +15,12 @@ from gpumand.cli.render.table import Column, table
 from gpumand.cli.render.text import Text
 from gpumand.cli.render.theme import RESIDENCY_STYLES, VERDICT_STYLES, Theme
 from gpumand.cli.render.wrap import wrapped
+from gpumand.fleet.json_fields import MAX_MESSAGE, is_integer, is_number
 
 Entry = Mapping[str, Any]
 
 MAX_HOSTS, MAX_LEASES, MAX_GPUS, MAX_CONSUMERS = 1024, 4096, 64, 4096
-MAX_TEXT, MAX_MESSAGE = 255, 2000
-MAX_NUMBER = 2**53
-"""The greatest integer that every JSON parser reads exactly."""
+MAX_TEXT = 255
 
 STATE_STYLES = {"up": "green", "drained": "yellow", "lost": "bold red"}
 SHOWN = ("resident", "loading", "unloading", "parked", "failed")
@@ -128,7 +127,7 @@ def _loaded(host: Entry) -> Text:
 
 def _sum(gpus: Sequence[Entry], key: str) -> str:
     """The memory of all GPUs; "-" if that of one is unknown, which is not 0."""
-    known = [number(one, key) for one in gpus if is_number(one.get(key))]
+    known = [number(one, key) for one in gpus if is_integer(one.get(key))]
     return mib(sum(known)) if known and len(known) == len(gpus) else NOTHING
 
 
@@ -146,10 +145,9 @@ def plan_lines(plan: Entry, theme: Theme) -> list[Text]:
 
 def _when(host: Entry) -> str:
     expected = host.get("expected_sec")
-    is_time = isinstance(expected, int | float) and not isinstance(expected, bool) and 0 <= expected <= MAX_NUMBER
-    if not is_time:
+    if not is_number(expected):
         return ""
-    return f", in about {about(expected)}" if expected >= 0.5 else ", at once"  # type: ignore[arg-type,operator]
+    return f", in about {about(expected)}" if expected >= 0.5 else ", at once"
 
 
 def _host_plan(host: Entry, theme: Theme) -> list[Text]:
@@ -208,12 +206,7 @@ def text(fields: Entry, name: str, at_most: int = MAX_TEXT) -> str:
     return clean(found[:at_most]) if isinstance(found, str) else ""
 
 
-def is_number(value: object) -> bool:
-    """Whether a value is an integer of a size that can be printed and calculated with."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
-
-
 def number(fields: Entry, name: str) -> int:
     """A number from 0; 0 where it is missing or none."""
     found = fields.get(name)
-    return int(found) if is_number(found) else 0  # type: ignore[arg-type]
+    return found if is_integer(found) else 0

@@ -241,11 +241,15 @@ function serviceCells(consumer) {
   ];
 }
 
+/** What gpumand writes between the reason of a failed load and the last lines of its log, and between these. */
+const LAST_LINES = "; last lines: ";
+const LINE_SEPARATOR = " | ";
+
 /** A problem; of a failed load, each of the last lines of its log is on a line of its own. */
 function problem(error) {
-  const [reason, lines] = (error ?? "").split(/; last lines: (.*)/s);
-  if (lines === undefined) return [note(error, "error")];
-  const log = lines.split(" | ").map((line) => element("li", { textContent: line }));
+  const [reason, ...rest] = (error ?? "").split(LAST_LINES);
+  if (!rest.length) return [note(error, "error")];
+  const log = rest.join(LAST_LINES).split(LINE_SEPARATOR).map((line) => element("li", { textContent: line }));
   return [note(reason, "error"), element("ul", { className: "log", "aria-label": "Last lines of the log" }, ...log)];
 }
 
