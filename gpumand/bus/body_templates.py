@@ -29,9 +29,6 @@ class BodyTemplates:
     def __init__(self) -> None:
         self._templates: dict[Key, Template] = {}
 
-    def __len__(self) -> int:
-        return len(self._templates)
-
     def encode(
         self, key: Key, texts: tuple[bytes, ...], numbers: tuple[int, int], build: Callable[[tuple[int, int]], bytes]
     ) -> bytes:

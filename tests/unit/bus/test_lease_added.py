@@ -51,7 +51,7 @@ def test_announcements_equal_the_encoding_of_dbus_fast(seed: int) -> None:
     for _ in range(400):
         lease = random_lease(draw)
         assert encoder.encode(lease_path(lease.id), lease_state(lease)) == plain(lease)
-    assert 0 < len(encoder._templates) <= MAX_TEMPLATES
+    assert 0 < len(encoder._templates._templates) <= MAX_TEMPLATES
 
 
 def test_lease_that_differs_in_id_and_times_needs_no_other_template() -> None:
@@ -59,7 +59,7 @@ def test_lease_that_differs_in_id_and_times_needs_no_other_template() -> None:
     for number in range(10):
         one = replace(lease, id=f"{number:020x}", granted_usec=number, expires_usec=number + 7)
         assert encoder.encode(lease_path(one.id), lease_state(one)) == plain(one)
-    assert len(encoder._templates) == (1 if lease.reason != lease.id else 10)
+    assert len(encoder._templates._templates) == (1 if lease.reason != lease.id else 10)
 
 
 def test_number_of_templates_is_bounded() -> None:
@@ -67,4 +67,4 @@ def test_number_of_templates_is_bounded() -> None:
     for number in range(3 * MAX_TEMPLATES):
         one = replace(lease, reason=f"reason {number}")
         assert encoder.encode(lease_path(one.id), lease_state(one)) == plain(one)
-        assert len(encoder._templates) <= MAX_TEMPLATES
+        assert len(encoder._templates._templates) <= MAX_TEMPLATES
