@@ -249,6 +249,25 @@ async def test_memory_that_becomes_free_while_the_jobs_are_counted_is_not_put_of
     assert world.arbiter.consumer_status("recent").residency == "resident"
 
 
+async def test_memory_that_becomes_free_in_the_last_moment_keeps_the_unit_from_being_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = await host()
+    server = world.routes.consumer("old")
+
+    async def free_and_leave(_: ConsumerSpec) -> BusyReport:
+        await world.clock.sleep(1.0)
+        server.loaded = False
+        world.routes._hold(server, 0)
+        return BusyReport(0)
+
+    monkeypatch.setattr(type(world.routes), "probe_busy", lambda _, spec: free_and_leave(spec))
+    report = await world.arbiter.evict("old", False, 60.0)
+
+    assert (report.method, report.freed_mib) == ("http", 9000)
+    assert world.units.units["old.service"].activity is UnitActivity.ACTIVE
+
+
 @pytest.mark.parametrize("left_sec", [1.0, 5.0])
 async def test_grace_period_that_ends_while_the_clients_are_counted_is_over(
     monkeypatch: pytest.MonkeyPatch, left_sec: float
