@@ -87,7 +87,8 @@ async def consumer_process(name: str, mib: int, simulator_dir: Path, *flags: str
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE)
     try:
         port = await _port(name, process)
-        async with aiohttp.ClientSession() as session:
+        # Without connections that stay open: those of clients are evidence that an unload may wait for their requests.
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             yield ConsumerProcess(name, port, process, session)
     finally:
         await _end(process)
