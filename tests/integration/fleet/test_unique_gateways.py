@@ -55,6 +55,8 @@ async def test_requests_that_are_not_placed_load_it_on_one_host_only(pair: Pair)
 
 async def test_request_waits_while_gpumand_of_the_host_that_has_it_restarts(pair: Pair) -> None:
     assert (await direct(pair, pair.two))[0] == 200
+    # What the row of a host shows when its gpumand stops is what the others remember of it.
+    await wait_until("the other host knows that it is loaded", lambda: _is_loaded_at_gpu2(pair.one))
     gpumand = pair.two.host.gpumand
     await asyncio.to_thread(gpumand.stop_daemon)
     try:
@@ -69,6 +71,11 @@ async def test_request_waits_while_gpumand_of_the_host_that_has_it_restarts(pair
     assert status == 200, answer
     assert len(pair.two.services["shared"].used) == 2
     assert pair.one.services["shared"].used == []
+
+
+async def _is_loaded_at_gpu2(side: Side) -> bool:
+    hosts = await asyncio.to_thread(side.host.hosts)
+    return "resident" in str(hosts["gpu2"]["row"]["consumers"]["shared"])
 
 
 async def _is_absent(side: Side) -> bool:
