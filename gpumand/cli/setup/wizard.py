@@ -17,6 +17,7 @@ from gpumand.cli.gateway_setup import Proposal
 from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.cli.setup import first_lease, gateway_step, new_services, system_files
 from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.configuration_reload import reload_configuration
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
 from gpumand.cli.setup.new_services import NewService, Survey
@@ -169,14 +170,7 @@ class Wizard:
         return service
 
     def _reload(self) -> None:
-        async def reload() -> None:
-            async with Client(self._bus) as client:
-                await client.reload()
-
-        try:
-            asyncio.run(reload())
-        except GpumandError as error:
-            raise Failure(ExitCode.FAILURE, f"gpumand did not load the configuration: {error.message}") from None
+        reload_configuration(self._bus)
 
     # -- gateway -------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_api import gateway_of
 from gpumand.cli.gateway_setup import Places
 from gpumand.cli.options import GlobalOptions
+from gpumand.cli.setup.configuration_reload import reload_configuration
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.swap_undo.carry_out import Undo
 from gpumand.cli.swap_undo.former import with_former_moves
@@ -18,8 +18,6 @@ from gpumand.cli.swap_undo.lock import LOCK, alone
 from gpumand.cli.swap_undo.plan import AGAIN, UndoPlan, hint, plan_undo
 from gpumand.cli.swap_undo.record import RECORD, MovedService, SwapRecord, read_record
 from gpumand.cli.swap_undo.work_check import services_in_use
-from gpumand.client.client import Client
-from gpumand.client.errors import GpumandError
 from gpumand.config import ConfigProblems, load
 
 FORCED = "sudo gpumanctl init --undo --force"
@@ -119,14 +117,7 @@ class _Run:
         return {name: what for name, what in found.items() if name not in self._permitted}
 
     def _reload(self) -> None:
-        async def reload() -> None:
-            async with Client(self._bus) as client:
-                await client.reload()
-
-        try:
-            asyncio.run(reload())
-        except GpumandError as error:
-            raise Failure(ExitCode.FAILURE, f"gpumand did not load the configuration: {error.message}") from None
+        reload_configuration(self._bus)
 
     def _say(self, plan: UndoPlan) -> None:
         dialog = self._dialog
