@@ -6,6 +6,7 @@ is not enough, since it is the same for several of them.
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import Iterator
 
@@ -92,6 +93,21 @@ def tls_failure(error: BaseException) -> str:
         if isinstance(one, ssl.SSLError | ssl.CertificateError):
             return explained(one)
     return ""
+
+
+def reset_hint(endpoint: str, error: BaseException) -> str:
+    """What a connection that a member has reset can mean, to append to the failure; "" for any other failure.
+
+    With TLS 1.3 a member refuses a certificate only after the handshake, and its alert can get lost with the reset.
+
+    Args:
+        endpoint: URL of the member.
+        error: the failure of the call.
+    """
+    was_reset = any(getattr(one, "errno", None) in (errno.ECONNRESET, errno.EPIPE) for one in _causes(error))
+    if not was_reset or not endpoint.startswith("https:"):
+        return ""
+    return ". It may refuse the certificate of this host: check its dates, and that etcd uses the fleet's authority"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

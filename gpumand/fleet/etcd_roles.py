@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from gpumand.fleet.etcd_errors import reset_hint
 from gpumand.fleet.keys import Keys
 
 ROOT = "root"
@@ -181,7 +182,7 @@ class EtcdAdmin:
             try:
                 return await self._post_to(endpoint, path, body)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failures.append(f"{endpoint}: {_reason(error)}")
+                failures.append(f"{endpoint}: {_reason(error)}{reset_hint(endpoint, error)}")
         raise EtcdAbsent(f"no member of etcd answers ({'; '.join(failures)})")
 
     async def _post_to(self, endpoint: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
