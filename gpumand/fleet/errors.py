@@ -49,9 +49,23 @@ class NotResident(NotNowError):
 
 
 class HostLost(NotNowError):
-    """The host cannot be reached, or has stopped answering."""
+    """The host cannot be reached, or has stopped answering.
+
+    Attributes:
+        is_refusal: one of both sides does not accept the certificate of the other, which no wait changes.
+    """
 
     dbus_name = ERROR_PREFIX + "HostLost"
+
+    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+        super().__init__(message)
+        self.is_refusal = is_refusal
+
+
+class HostDrained(ShuttingDown):
+    """An administrator drains the host. Routers of earlier versions, which do not know it, try another host."""
+
+    dbus_name = ERROR_PREFIX + "HostDrained"
 
 
 class NoSuchHost(CallerError):
@@ -67,7 +81,7 @@ class NoHost(HostError):
 
 
 _OWN: Mapping[str, type[GpumandError]] = {
-    kind.dbus_name: kind for kind in (StaleToken, NotResident, HostLost, NoSuchHost, NoHost)
+    kind.dbus_name: kind for kind in (StaleToken, NotResident, HostLost, HostDrained, NoSuchHost, NoHost)
 }
 
 _STATUS: tuple[tuple[type[GpumandError], int], ...] = (

@@ -12,6 +12,7 @@ from gpumand.client.errors import NotRunning
 from gpumand.client.held_lease import Held
 from gpumand.domain.errors import LimitsExceeded, ShuttingDown
 from gpumand.fleet.calls import AcquireCall, DrainCall, LoadCall, PlanCall
+from gpumand.fleet.errors import HostDrained
 from gpumand.fleet.intents import IntentGuard
 from gpumand.fleet.lease_slots import LeaseSlots
 from gpumand.fleet.lease_streams import LeaseHandle
@@ -71,6 +72,9 @@ class LocalHost:
         unique: the rules for unique consumers; None = it has none.
         known: the newest revision of the store that this host knows.
         refresh: builds the row from a reading that begins after the call; None = it is always current.
+
+    Attributes:
+        is_stopping: this process ends soon; the next one serves the requests that come now.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class LocalHost:
         known: Callable[[], int],
         refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self.is_stopping = False
         self._intents = intents
         self._refresh = refresh
         self._unique = unique
@@ -145,6 +150,7 @@ class LocalHost:
 
     async def _load(self, call: LoadCall, behalf: str) -> dict[str, Any]:
         await self._know(call.consumer)
+        self._check_running()
         with self._pending(call.consumer):
             if self._unique is not None:
                 await self._unique.require(call.consumer)
@@ -157,8 +163,9 @@ class LocalHost:
         """Acquire a lease; return it, and a function to call when it was released."""
         await self._know(call.consumer)
         row = self._row()
+        self._check_running()
         if row.draining:
-            raise ShuttingDown(f"{self._facts.name} is drained: it takes no new requests of the fleet")
+            raise HostDrained(f"{self._facts.name} is drained: it takes no new requests of the fleet")
         self._slots.check(caller)
         self._tokens.check(call.consumer, call.revision)
         if call.consumer in row.consumers:
@@ -171,6 +178,11 @@ class LocalHost:
         except LimitsExceeded:  # other requests of the caller were granted meanwhile
             await held.release()
             raise
+
+    def _check_running(self) -> None:
+        """Raise ShuttingDown if this process is about to end, and its leases and loads with it."""
+        if self.is_stopping:
+            raise ShuttingDown(f"gpumand-fleet of {self._facts.name} is stopping: it takes no new requests")
 
     async def _know(self, consumer: str, wait_sec: float = 0.0) -> None:
         """Read the row again if it lacks a consumer: gpumand may have it since a moment, and it may be unique.

@@ -145,12 +145,13 @@ class RemoteHost:
         return RemoteLease(parse_grant(answer), response, beats)
 
     async def _lost(self, error: Exception) -> GpumandError:
-        words = explained(error) or ("no answer in time" if isinstance(error, TimeoutError) else _words(error))
+        refusal = explained(error)
         # A server that refuses the certificate of this host closes the connection without a word.
         was_connected = isinstance(error, aiohttp.ClientConnectionError | ConnectionError)
         if self._files is not None and was_connected and not isinstance(error, aiohttp.ClientConnectorError):
-            words = await why_disconnected(self._url, self._files) or words
-        return HostLost(f"{self._name} cannot be reached at {self._url}: {words}")
+            refusal = await why_disconnected(self._url, self._files) or refusal
+        words = refusal or ("no answer in time" if isinstance(error, TimeoutError) else _words(error))
+        return HostLost(f"{self._name} cannot be reached at {self._url}: {words}", is_refusal=bool(refusal))
 
 
 class RemoteLease:

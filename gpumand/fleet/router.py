@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gpumand.client.errors import NoAnswer, NotRunning
 from gpumand.domain.errors import GpumandError, InvalidArgs, NotNowError, WouldDeadlock
 from gpumand.fleet import placement
 from gpumand.fleet.absences import RETURN_SEC
@@ -24,11 +23,12 @@ from gpumand.fleet.attempts import (
 )
 from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import HostLost, NoHost, NotResident, StaleToken
+from gpumand.fleet.hosts import FleetHost
 from gpumand.fleet.intents import SETTLE_SEC, Elsewhere, Intents, Permit
 from gpumand.fleet.lease_streams import LeaseHandle
+from gpumand.fleet.named_host import CORRECTION_SEC, NamedHost, before_again
 from gpumand.fleet.placement import Candidate
 from gpumand.fleet.placer import GetHost, Placer
-from gpumand.fleet.rows import HostRow
 from gpumand.fleet.table import HostTable
 
 MAX_TRIES = 3
@@ -39,10 +39,6 @@ TRY_SEC = 30.0
 
 MAX_CORRECTIONS = 8
 """Times that a request is placed again because the table was old; each takes a round trip at most."""
-
-CORRECTION_SEC = 0.5
-AGAIN_SEC = 0.25
-"""Shortest time between two calls of a host whose gpumand restarts: the table of a busy fleet changes all the time."""
 
 FINAL = (InvalidArgs, WouldDeadlock)
 """Refusals that every host would give."""
@@ -72,6 +68,7 @@ class Router:
     ) -> None:
         self._table, self._intents, self._host, self._name = table, intents, host, name
         self._placer = Placer(table, host, replicas_at)
+        self._named = NamedHost(table, self._placer, host)
 
     async def acquire(self, call: AcquireCall) -> LeaseHandle:
         """Acquire a lease on the best host. Raises GpumandError."""
@@ -92,32 +89,39 @@ class Router:
 
     async def load(self, call: LoadCall) -> dict[str, Any]:
         """Load a consumer without a lease, on a given host or on the best one. Raises GpumandError."""
+        deadline = now() + call.wait_sec
+        attempt = Attempt(AcquireCall(call.consumer, call.wait_sec, device=call.device, on=call.on), deadline)
         if call.on:
-            return await self._load_at(self._placer.required(call.on), call)
-        attempt = Attempt(AcquireCall(call.consumer, call.wait_sec, device=call.device), now() + call.wait_sec)
+            row, loaded = await self._named.ask(attempt, lambda host: host.load(_within(call, attempt)))
+            return loaded | {"host": row.name}
+        give_up = now() + min(call.wait_sec, RETURN_SEC)
+        while (loaded_there := await self._load_anywhere(attempt, call)) is None:
+            if not attempt.refusals or now() >= give_up:
+                raise attempt.error() if attempt.refusals else self._placer.no_host(call.consumer)
+            await before_again(self._table, give_up - now())
+            attempt.refusals.clear()
+        return loaded_there
+
+    async def _load_anywhere(self, attempt: Attempt, call: LoadCall) -> dict[str, Any] | None:
+        """Load on the best host that is there; None if none of those that were tried is. Raises other refusals."""
         for _ in range(MAX_TRIES):
             found = await self._placer.placed(attempt, without=attempt.refusals)
             if not found:
                 break
-            permit = await self._permit(attempt, found)
+            row, permit = found[0].row, await self._permit(attempt, found)
             try:
-                loaded = await self._load_at(found[0].row, call)
+                loaded = await self._host(row).load(_within(call, attempt))
             except BaseException as error:
                 await _drop(permit, error)
-                if not isinstance(error, HostLost):
+                if isinstance(error, HostLost):
+                    self._table.note_lost(row.machine_id, error.message)
+                if not isinstance(error, AWAY):
                     raise
-                attempt.refused(found[0].row.machine_id, error)
+                attempt.refused(row.machine_id, error)
             else:
                 _expire(permit)
-                return loaded
-        raise attempt.error() if attempt.refusals else self._placer.no_host(call.consumer)
-
-    async def _load_at(self, row: HostRow, call: LoadCall) -> dict[str, Any]:
-        try:
-            return await self._host(row).load(call) | {"host": row.name}
-        except HostLost as error:
-            self._table.note_lost(row.machine_id, error.message)
-            raise
+                return loaded | {"host": row.name}
+        return None
 
     async def plan(self, call: PlanCall) -> dict[str, Any]:
         """Where a request would be served and why: every host with its plan, the best first. Raises GpumandError."""
@@ -248,32 +252,17 @@ class Router:
                 give_up = now() + RETURN_SEC
             if now() >= give_up:
                 break
-            await self._before_again(min(attempt.left_sec, give_up - now()))
+            await before_again(self._table, min(attempt.left_sec, give_up - now()))
         raise attempt.error() if attempt.refusals else self._placer.no_host(attempt.call.consumer)
 
     async def _acquire_on(self, attempt: Attempt) -> PlacedLease:
         """Acquire on the host that the caller names, whatever placement thinks of it."""
-        give_up = now() + min(attempt.left_sec, RETURN_SEC)
-        while True:
-            row = await self._placer.required_soon(attempt.call.on, attempt)
-            sent = self._sent(attempt.call, Basis.NONE, None, max(0.0, attempt.left_sec))
-            try:
-                lease = await self._host(row).acquire(sent)
-                break
-            except HostLost as error:
-                self._table.note_lost(row.machine_id, error.message)
-                raise
-            except (NotRunning, NoAnswer):  # gpumand there restarts, and the row shows it a moment later
-                if now() >= give_up:
-                    raise
-                await self._before_again(give_up - now())
-        return PlacedLease(lease, "", lambda: self._table.note_lost(row.machine_id, "its lease broke off"))
 
-    async def _before_again(self, at_most_sec: float) -> None:
-        """Wait for a change of the table, ``CORRECTION_SEC`` at most, before a host is asked again."""
-        began = now()
-        await self._table.wait_changed(min(at_most_sec, CORRECTION_SEC))
-        await asyncio.sleep(max(0.0, min(at_most_sec, AGAIN_SEC) - (now() - began)))
+        async def acquire(host: FleetHost) -> LeaseHandle:
+            return await host.acquire(self._sent(attempt.call, Basis.NONE, None, max(0.0, attempt.left_sec)))
+
+        row, lease = await self._named.ask(attempt, acquire)
+        return PlacedLease(lease, "", lambda: self._table.note_lost(row.machine_id, "its lease broke off"))
 
     async def _permit(self, attempt: Attempt, found: list[Candidate]) -> Permit:
         if not found:
@@ -282,6 +271,11 @@ class Router:
             return await self._intents.permit(found[0])
         except Elsewhere:
             raise NoHost(f"{attempt.call.consumer} is being loaded on another host. Try again.") from None
+
+
+def _within(call: LoadCall, attempt: Attempt) -> LoadCall:
+    """The load as it goes to a host: with the time that is left of it."""
+    return replace(call, wait_sec=max(0.0, attempt.left_sec))
 
 
 def _expire(permit: Permit) -> None:

@@ -146,7 +146,7 @@ class FleetService:
 
     def begin_stop(self) -> None:
         """Take no new requests from now on."""
-        self.rows.is_draining = True
+        self._host.is_stopping = self.rows.is_draining = True
         self.rows.note_change()
         # Other hosts learn it from the row, and the agent answers them. Leases of this host's users would end soon.
         self._servers[1].stop_listening()

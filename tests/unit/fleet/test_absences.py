@@ -13,7 +13,7 @@ from gpumand.domain.errors import NoSuchConsumer
 from gpumand.fleet.absences import KNOWN_SEC, MAX_ABSENCES, RETURN_SEC, Absences
 from gpumand.fleet.calls import AcquireCall, PlaceCall, PlanCall
 from gpumand.fleet.errors import NoHost, NoSuchHost
-from gpumand.fleet.router import AGAIN_SEC
+from gpumand.fleet.named_host import AGAIN_SEC
 from gpumand.fleet.rows import HostRow
 from tests.unit.fleet.fleet_rows import COLD, RESIDENT, consumer, host, machine_id
 from tests.unit.fleet.scripted_fleet import ScriptedFleet, lost
@@ -195,7 +195,8 @@ async def test_request_that_reaches_a_host_whose_gpumand_has_just_stopped_is_sen
 async def test_host_that_stays_away_without_showing_it_is_asked_for_a_minute_and_not_at_each_change_of_the_table(
     fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch, on: str
 ) -> None:
-    monkeypatch.setattr("gpumand.fleet.router.RETURN_SEC", 4 * AGAIN_SEC)
+    for module in ("router", "named_host"):
+        monkeypatch.setattr(f"gpumand.fleet.{module}.RETURN_SEC", 4 * AGAIN_SEC)
     router, stopped = await fleet.router(), fleet.hosts["gpu2"]
     stopped.answers = [NotRunning("gpumand is not running") for _ in range(10_000)]
 

@@ -173,7 +173,7 @@ async def test_load_on_a_named_host_that_is_lost_is_refused_and_noted(fleet: Scr
     router = await fleet.router()
     fleet.hosts["gpu2"].load_error = lost("gpu2")
     with pytest.raises(HostLost):
-        await router.load(LoadCall("chat", on="gpu2"))
+        await router.load(LoadCall("chat", 0.0, on="gpu2"))
     assert machine_id(2) in router.table.losses()
 
 
