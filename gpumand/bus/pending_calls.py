@@ -8,6 +8,7 @@ from typing import Any
 
 from dbus_fast import Message, MessageType
 
+from gpumand.bus.call_slots import CallSlots
 from gpumand.bus.connection_errors import BusError, BusLost, BusTimeout, one_line
 from gpumand.bus.error_text import without_name
 from gpumand.bus.names import DBUS
@@ -19,6 +20,7 @@ class PendingCalls:
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[str, asyncio.Future[Message | None]]] = {}
+        self._slots = CallSlots()
 
     async def reply(self, message: Message, send: Callable[[Message], None], timeout_sec: float) -> Message | None:
         """Send a call and return its reply; None = the connection was lost.
@@ -26,27 +28,38 @@ class PendingCalls:
         Args:
             message: the call, with its serial.
             send: sends it; an error is raised here.
-            timeout_sec: how long to wait for the reply; a later reply is dropped.
+            timeout_sec: how long to wait for the reply, and before that until the call may be sent (see CallSlots); a
+                later reply is dropped.
 
         Raises:
             BusTimeout: no reply in time.
         """
         destination = message.destination or ""
-        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
-        # Registered before sending: the reply may be read before this coroutine runs again.
-        self._waiting[message.serial] = (destination, future)
         try:
-            send(message)
             async with asyncio.timeout(timeout_sec):
-                return await future
+                await self._slots.take(destination, message.serial)
+                return await self._send(message, destination, send)
         except TimeoutError:
             raise BusTimeout(f"{destination} did not answer {message.member} within {timeout_sec:g} s") from None
         finally:
             self._waiting.pop(message.serial, None)
 
+    async def _send(self, message: Message, destination: str, send: Callable[[Message], None]) -> Message | None:
+        future: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
+        # Registered before sending: the reply may be read before this coroutine runs again.
+        self._waiting[message.serial] = (destination, future)
+        try:
+            send(message)
+        except BaseException:
+            self._slots.release(message.serial)
+            raise
+        return await future
+
     def complete(self, reply: Message) -> None:
         """Complete the call that a reply belongs to; any other reply is dropped."""
-        destination, future = self._waiting.get(reply.reply_serial or 0, ("", None))
+        serial = reply.reply_serial or 0
+        self._slots.release(serial)  # also for a call whose caller has stopped waiting
+        destination, future = self._waiting.get(serial, ("", None))
         if future is None or future.done():
             return
         # Any client can send a message with a guessed reply serial: accept only the called peer, or the bus for it.
@@ -59,6 +72,7 @@ class PendingCalls:
         for _, future in self._waiting.values():
             if not future.done():
                 future.set_result(None)
+        self._slots.release_all()
 
 
 def reply_values(reply: Message | None, lost_reason: str) -> tuple[Any, ...]:

@@ -38,10 +38,11 @@ ALLOW_EVERYTHING = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus 
     <allow receive_type="method_return"/>
     <allow receive_type="error"/>
   </policy>
-  <limit name="max_replies_per_connection">50000</limit>
-  <limit name="max_match_rules_per_connection">50000</limit>
+  {limits}
 </busconfig>
 """
+SESSION_LIMITS = """<limit name="max_replies_per_connection">50000</limit>
+  <limit name="max_match_rules_per_connection">50000</limit>"""
 
 
 class PrivateBus:
@@ -52,15 +53,17 @@ class PrivateBus:
     Args:
         config: configuration file of the daemon, which must have a <listen> element. By default everything is allowed.
         kind: bus type in the default configuration: "session" or "system".
+        has_system_limits: keep the built-in limits of dbus-daemon, which are those of a system bus.
 
     Attributes:
         address: address of the bus; "" until it is started.
     """
 
-    def __init__(self, config: Path | None = None, kind: str = "session") -> None:
+    def __init__(self, config: Path | None = None, kind: str = "session", *, has_system_limits: bool = False) -> None:
         self.address = ""
         self._config = config
         self._kind = kind
+        self._limits = "" if has_system_limits else SESSION_LIMITS
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -138,7 +141,7 @@ class PrivateBus:
 
     def _write_config(self, folder: Path) -> Path:
         config = folder / "bus.conf"
-        config.write_text(ALLOW_EVERYTHING.format(folder=folder, kind=self._kind))
+        config.write_text(ALLOW_EVERYTHING.format(folder=folder, kind=self._kind, limits=self._limits))
         return config
 
     def _read_address(self) -> str:

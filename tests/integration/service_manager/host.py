@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -47,6 +48,16 @@ class FakeHost:
                 await self._process.communicate()
             assert self._process.returncode == 0
             self._process = None
+
+    def pause(self) -> None:
+        """Stop the process of systemd, so that it answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Continue the process of systemd."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     async def configure(self, unit: str, **changes: Any) -> None:
         """Change the behaviour of a unit."""
