@@ -12,7 +12,7 @@ from dataclasses import replace
 from gpumand.bus.connection import BusConnection, BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
 from gpumand.discovery.container_scan import running_containers, scan_containers, with_containers
-from gpumand.discovery.host import Device, Host, Listener, Process
+from gpumand.discovery.host import Device, Host, Process
 from gpumand.discovery.processes import command_line, unit_in_cgroup
 from gpumand.discovery.sockets import listeners
 from gpumand.domain.device import Reading
@@ -151,9 +151,3 @@ def _devices(reading: Reading) -> tuple[Device, ...]:
     return tuple(
         Device(one.index, one.name, one.total_mib, one.integrated) for one in reading.devices if one.source != "none"
     )
-
-
-def ports_of(host: Host, pids: Iterable[int]) -> tuple[Listener, ...]:
-    """The sockets at which these processes listen."""
-    wanted = set(pids)
-    return tuple(one for one in host.listeners if one.pid in wanted)

@@ -63,11 +63,6 @@ def put(key: str, value: str, lease: int = NO_LEASE) -> Json:
     return {"key": encode(key), "value": encode(value), "lease": str(lease)}
 
 
-def if_absent(key: str) -> Json:
-    """The condition that a key does not exist."""
-    return {"key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": "0"}
-
-
 def if_revision(key: str, revision: int) -> Json:
     """The condition that the last write of a key had this revision; 0 = the key does not exist."""
     return {"key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision)}

@@ -11,9 +11,6 @@ from gpumand.fleet.clock import Clock
 MARGIN_SEC = 1.0
 """The fence falls this long before the lease can end: time to act, and tolerance for clocks of different speed."""
 
-WATCH_SEC = 0.2
-"""Period at which a waiting task looks at the clock. It notices this soon after a resume that the fence has fallen."""
-
 
 class Fence:
     """Holds while the host's lease in the store certainly exists.
@@ -63,8 +60,3 @@ class Fence:
     def drop(self) -> None:
         """The lease has ended, or will be ended."""
         self._until = float("-inf")
-
-    async def fallen(self, generation: int) -> None:
-        """Return when the fence of a generation has fallen. A renewal that hangs does not delay it."""
-        while self.generation == generation and self.is_standing:
-            await self._clock.sleep(min(self.remaining_sec, WATCH_SEC))

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from gpumand.fleet.clock import Clock
-from gpumand.fleet.fence import WATCH_SEC, Fence
+from gpumand.fleet.fence import Fence
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.keys import Keys, last_part
 from gpumand.fleet.row_json import encode_holder, parse_holder
@@ -17,6 +17,9 @@ from gpumand.fleet.store import FleetStore, Listing, MembershipLost, StoreError,
 
 TIDY_SEC = 10.0
 """Period at which stray claims are given up."""
+
+WATCH_SEC = 0.2
+"""Period at which the fence is checked. A fall during a suspend is noticed this soon after the resume."""
 
 Fenced = Callable[[frozenset[str]], Awaitable[None]]
 """Called with the names of the consumers that this host may no longer serve; must not raise."""

@@ -140,12 +140,6 @@ def inner_ports(pid: int, proc: Path = PROC) -> tuple[int, ...]:
     return tuple(sorted({one.local[1] for one in rows}))
 
 
-def has_host_network(pid: int, reader: PlaceReader, own_pid: int) -> bool:
-    """Whether a process has the network of the calling process; False where /proc does not show it."""
-    addresses = reader.addresses(pid)
-    return bool(addresses) and addresses == reader.addresses(own_pid)
-
-
 def _distinct(tables: Iterable[list[TcpSocket]]) -> list[list[TcpSocket]]:
     """The tables of several processes, each network once."""
     by_listeners = {_listeners(table): table for table in tables if table}

@@ -29,12 +29,10 @@ class Node:
 
     Attributes:
         bdf: PCI address of the function; several partitions of a card have the same.
-        render_minor: number of its render node.
         bank_bytes: size of its memory banks.
     """
 
     bdf: str
-    render_minor: int
     bank_bytes: int
 
 
@@ -62,8 +60,7 @@ def _node(folder: Path) -> Node:
     properties = read_pairs(folder / "properties")
     location = parse_number(properties.get("location_id", "")) or 0
     domain = parse_number(properties.get("domain", "")) or 0
-    minor = parse_number(properties.get("drm_render_minor", "")) or 0
-    return Node(bdf_of(domain, location), minor, _bank_bytes(folder / "mem_banks"))
+    return Node(bdf_of(domain, location), _bank_bytes(folder / "mem_banks"))
 
 
 def _bank_bytes(folder: Path) -> int:

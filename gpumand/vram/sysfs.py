@@ -33,14 +33,12 @@ class Card:
         path: its PCI folder in sysfs.
         bdf: PCI address, ``0000:03:00.0``, the only stable key: card and render numbers change with the probe order.
         driver: name of the kernel driver, such as "amdgpu"; "" if unknown.
-        render_minor: number of its render node.
         vendor, device: PCI ids; None if unknown.
     """
 
     path: Path
     bdf: str
     driver: str
-    render_minor: int
     vendor: int | None
     device: int | None
 
@@ -112,7 +110,7 @@ def _cards(root: Root) -> Iterator[Card]:
         if node and path is not None and PCI_ADDRESS.fullmatch(path.name):
             driver = read_pairs(path / "uevent", "=").get("DRIVER", "")
             ids = (_hexadecimal(path / "vendor"), _hexadecimal(path / "device"))
-            yield Card(path, path.name, driver, int(node[1]), *ids)
+            yield Card(path, path.name, driver, *ids)
 
 
 def _resolved(root: Root, link: Path) -> Path | None:

@@ -17,7 +17,6 @@ from tests.e2e.installation import module_command
 from tests.e2e.machine import Machine
 
 USER = "alice"
-OWN_FILES = ("/etc/gpumand/gateway.toml", "/etc/gpumand/notify.toml", "/etc/gpumand/gateway-keys.toml")
 GATEWAY = ("gpumand-gateway.socket", "gpumand-gateway.service")
 USERS_FILES = {"hello.wav": "RIFF", "workflow.json": '{"prompt": {}}'}
 """Files that the documentation assumes in the folder of the user."""

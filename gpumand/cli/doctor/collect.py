@@ -259,7 +259,6 @@ def unit_facts(name: str, unit: Mapping[str, Any], service: Mapping[str, Any]) -
         need_daemon_reload=bool(unit.get("NeedDaemonReload", False)),
         triggered_by=tuple(map(str, unit.get("TriggeredBy", ()))),
         upheld_by=tuple(map(str, unit.get("UpheldBy", ()))),
-        wanted_by=tuple(map(str, unit.get("WantedBy", ()))),
         restart=str(service.get("Restart", "")),
         kill_mode=str(service.get("KillMode", "")),
         result=str(service.get("Result", "")),

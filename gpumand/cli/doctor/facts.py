@@ -106,7 +106,6 @@ class UnitFacts:
     need_daemon_reload: bool = False
     triggered_by: tuple[str, ...] = ()
     upheld_by: tuple[str, ...] = ()
-    wanted_by: tuple[str, ...] = ()
     restart: str = ""
     kill_mode: str = ""
     result: str = ""

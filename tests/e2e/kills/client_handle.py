@@ -64,12 +64,6 @@ class ClientHandle:
             self._read(deadline, f"an answer to command {number}")
         return self._answers.pop(number)
 
-    def is_answered(self, number: int) -> bool:
-        """Whether the answer has arrived."""
-        while self._is_readable(0):
-            self._read(time.monotonic(), "the available output")
-        return number in self._answers
-
     def do(self, do: str, **arguments: Any) -> Any:
         """Send a command and wait for its result. Raises AssertionError if it fails."""
         answer = self.answer(self.send(do, **arguments))

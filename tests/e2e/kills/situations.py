@@ -6,7 +6,6 @@ import random
 import subprocess
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
 
 from tests.e2e.kills.client_handle import Answer, ClientHandle
 from tests.e2e.kills.deployment import BIG, HOUR_USEC, Deployment
@@ -21,16 +20,6 @@ class Situation(StrEnum):
     QUEUE = "a queue of waiting requests"
     EVICTION = "an eviction"
     LOAD = "a load"
-
-
-class WaitingClient(Protocol):
-    """A client that waits for a lease."""
-
-    def outcome(self) -> Answer:
-        """Return the answer to the first request."""
-
-    def lease(self) -> str:
-        """Return the lease id, after a repeated request if needed."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,18 +15,6 @@ from gpumand.testing.clock import FakeClock
 from gpumand.testing.fleet_store import Link, MemoryFleet, MemoryStore
 from tests.unit.fleet.member_setup import running
 from tests.unit.fleet.rows import H1, H2, row
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def fleet(clock: FakeClock) -> Iterator[MemoryFleet]:
-    found = MemoryFleet(clock)
-    yield found
-    found.close()
 
 
 class Host:
@@ -86,6 +74,14 @@ async def test_unique_consumer_ends_when_the_fence_falls_and_not_at_the_next_loo
             assert host.fenced == []
             await clock.advance(0.002)
             assert host.fenced == ["llm"]
+
+
+async def test_unique_consumer_ends_at_once_after_a_resume(clock: FakeClock, hosts: tuple[Host, Host]) -> None:
+    first, _ = hosts
+    await first.unique.claim("llm")
+    clock.suspend(60)
+    await clock.advance(0.2)
+    assert first.fenced == ["llm"]
 
 
 async def test_claim_of_an_earlier_lease_does_not_count_after_the_host_joined_again(

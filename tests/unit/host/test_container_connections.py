@@ -10,7 +10,7 @@ import pytest
 from gpumand.host.container_connections import ConsumerConnections, inner_ports, why_unreachable
 from gpumand.host.tcp_table import ESTABLISHED, LISTENING, TcpSocket
 
-SELF, SERVER = 77, 4001
+SERVER = 4001
 URL = "http://127.0.0.1:8188"
 HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 Row = tuple[str, int, str, int, str, int]

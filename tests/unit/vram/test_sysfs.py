@@ -66,7 +66,7 @@ def test_a_host_without_graphics_has_no_cards(tree: HostTree) -> None:
 
 
 def test_kfd_joins_gpu_ids_to_pci_addresses(tree: HostTree) -> None:
-    assert kfd.nodes(rx7900xtx(tree).root) == {38924: kfd.Node("0000:03:00.0", 128, 0)}
+    assert kfd.nodes(rx7900xtx(tree).root) == {38924: kfd.Node("0000:03:00.0", 0)}
     assert kfd.bdf_of(0xF, 0xC600) == "000f:c6:00.0"
     assert kfd.bdf_of(0, 5 << 8 | 3 << 3 | 1) == "0000:05:03.1"
 
