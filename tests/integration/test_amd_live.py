@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from gpumand.testing.host_tree import RX7900XTX, STRIX_HALO, FakeCard, HostTree, mixed_igpu
-from tests.integration.live import Client, LiveHost, bare_host, error_of, table, wait_until
+from tests.integration.card_host import CONNECTION, CardHost, announced_mib, card_host
+from tests.integration.live import Client, bare_host, error_of, table, wait_until
 from tests.integration.shim_driver import Driver
 from tests.shim import build_shim, have_compiler
 
 MIB = 1 << 20
 SIZES = {"image": 14000, "voice": 12000}
-CONNECTION = ("s", "connection")
 KFD_ID = 38924
 OTHERS_MIB = 1600
 """Memory of the desktop, which KFD does not list."""
 
+AmdHost: TypeAlias = "CardHost[AmdKernel]"
+
 
 @dataclass
-class FakeKernel:
+class AmdKernel:
     """Shows the memory that consumer processes announce as amdgpu and KFD do."""
 
     tree: HostTree
@@ -49,7 +50,7 @@ class FakeKernel:
 
     def show(self) -> None:
         """Write the files as the driver would show them now."""
-        held = {int(file.name): _mib(file) for file in self.announced.iterdir() if file.name.isdigit()}
+        held = announced_mib(self.announced)
         for pid in self.shown - held.keys() if self.lists_processes else ():
             self.tree.kfd_gone(pid)
         for pid, mib in held.items() if self.lists_processes else ():
@@ -59,69 +60,27 @@ class FakeKernel:
         self.tree.write(f"{self.folder}/power/runtime_status", "suspended\n" if self.suspended else "active\n")
         self.tree.write(f"{self.folder}/{self.used_file}", used_mib * MIB)
 
-    async def run(self) -> None:
-        while True:
-            self.show()
-            await asyncio.sleep(0.01)
 
+def amd_host(folder: Path, card: FakeCard, location_id: int, **kernel: Any) -> AbstractAsyncContextManager[AmdHost]:
+    def kernel_of(tree: HostTree, announced: Path) -> AmdKernel:
+        return AmdKernel(tree, card, announced, location_id, **kernel)
 
-def _mib(file: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return int(json.loads(file.read_text())["mib"])
-    return 0
-
-
-@contextlib.asynccontextmanager
-async def amd_host(folder: Path, card: FakeCard, location_id: int, **kernel: Any) -> AsyncIterator[_Setup]:
-    async with bare_host(folder) as host:
-        for name, mib in SIZES.items():
-            await host.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
-        fake = FakeKernel(HostTree(folder / "root"), card, host.simulator, location_id, **kernel)
-        host.environ = {"GPUMAND_HOST_ROOT": str(fake.tree.root)}
-        tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
-        # No source is configured: the daemon finds the card itself.
-        host.configure(tables, "concurrent_leases = 0\nsettle_timeout_sec = 1", "sample_interval_sec = 0.2")
-        running = asyncio.create_task(fake.run())
-        await host.start()
-        client = await host.client(listen=True)
-        try:
-            yield _Setup(host, fake, client)
-        finally:
-            running.cancel()
-            await client.close()
-    assert "Traceback" not in host.log, host.log[-4000:]
-
-
-@dataclass
-class _Setup:
-    host: LiveHost
-    kernel: FakeKernel
-    client: Client
-
-    async def device(self) -> dict[str, Any]:
-        [entry] = (await self.client.status())["devices"]
-        return dict(entry)
-
-    async def use(self, name: str) -> dict[str, Any]:
-        """Acquire a consumer and release it, so that it stays loaded."""
-        lease, grant = await self.client.acquire(name, lifetime=CONNECTION)
-        await self.client.release(lease)
-        return grant
+    return card_host(folder, SIZES, kernel_of)
 
 
 @pytest.fixture
-async def radeon(tmp_path: Path) -> AsyncIterator[_Setup]:
+async def radeon(tmp_path: Path) -> AsyncIterator[AmdHost]:
     async with amd_host(tmp_path, RX7900XTX, 768) as setup:
         yield setup
 
 
 @pytest.fixture
-async def strix(tmp_path: Path) -> AsyncIterator[_Setup]:
+async def strix(tmp_path: Path) -> AsyncIterator[AmdHost]:
     async with amd_host(tmp_path, STRIX_HALO, 50688, used_file="mem_info_gtt_used") as setup:
         yield setup
 
 
-async def test_a_consumer_is_evicted_from_an_amd_card_and_the_card_shows_its_memory_free(radeon: _Setup) -> None:
+async def test_a_consumer_is_evicted_from_an_amd_card_and_the_card_shows_its_memory_free(radeon: AmdHost) -> None:
     device = await radeon.device()
     assert (device["source"], device["uuid"], device["total_mib"]) == ("amdgpu", "AMD-5e1f0c3a9b7d2468", 24560)
     assert (device["pool"], device["attribution"], device["integrated"]) == ("vram", "kfd", False)
@@ -140,7 +99,7 @@ async def test_a_consumer_is_evicted_from_an_amd_card_and_the_card_shows_its_mem
     assert "GPUs are read by: amdgpu" in radeon.host.log
 
 
-async def test_the_device_can_be_requested_by_its_pci_address(radeon: _Setup) -> None:
+async def test_the_device_can_be_requested_by_its_pci_address(radeon: AmdHost) -> None:
     _, grant = await radeon.client.acquire("image", lifetime=CONNECTION, device=("s", "0000:03:00.0"))
     assert grant["device"] == "0"
     error = await error_of(radeon.client.acquire("voice", device=("s", "0000:09:00.0")))
@@ -174,7 +133,7 @@ async def test_a_card_whose_files_hang_is_reported_and_calls_are_answered(tmp_pa
         await wait_until("readings are back", _degraded_by, setup, "")
 
 
-async def test_a_model_in_host_ram_is_bounded_by_what_the_host_has_left(strix: _Setup) -> None:
+async def test_a_model_in_host_ram_is_bounded_by_what_the_host_has_left(strix: AmdHost) -> None:
     device = await strix.device()
     assert (device["pool"], device["integrated"], device["total_mib"]) == ("unified", True, 122880)
     assert (await strix.use("image"))["evicted"] == []
@@ -189,7 +148,7 @@ async def test_a_model_in_host_ram_is_bounded_by_what_the_host_has_left(strix: _
     assert grant["evicted"] == ["image"]
 
 
-async def _raise_ram(setup: _Setup, available_kib: int) -> None:
+async def _raise_ram(setup: AmdHost, available_kib: int) -> None:
     """Host RAM becomes available when the model has left the process."""
     async with asyncio.timeout(20):
         while setup.kernel.shown:  # noqa: ASYNC110 - the state of another process
@@ -197,19 +156,19 @@ async def _raise_ram(setup: _Setup, available_kib: int) -> None:
     setup.kernel.tree.meminfo(130986440, available_kib)
 
 
-async def _uses(setup: _Setup, mib: int) -> bool:
+async def _uses(setup: AmdHost, mib: int) -> bool:
     return bool((await setup.device()).get("used_mib") == mib)
 
 
-async def _frees_at_most(setup: _Setup, mib: int) -> bool:
+async def _frees_at_most(setup: AmdHost, mib: int) -> bool:
     return int((await setup.device())["free_mib"]) <= mib
 
 
-async def _is_asleep(setup: _Setup) -> bool:
+async def _is_asleep(setup: AmdHost) -> bool:
     return bool((await setup.device())["asleep"])
 
 
-async def _degraded_by(setup: _Setup, word: str) -> bool:
+async def _degraded_by(setup: AmdHost, word: str) -> bool:
     return str((await setup.client.status())["degraded"]).partition(":")[0] == word
 
 

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import pytest
 
 from gpumand.testing.host_tree import ARC_B580, HostTree
-from tests.integration.live import Client, LiveHost, bare_host, table, wait_until
+from tests.integration.card_host import CONNECTION, CardHost, announced_mib, card_host
+from tests.integration.live import wait_until
 
 MIB = 1 << 20
 REGION = "drm/0000:03:00.0/vram0"
 SIZES = {"image": 8000, "voice": 6000}
 TOTAL_MIB = 12216
 DESKTOP_MIB = 900
-CONNECTION = ("s", "connection")
 MANAGER = "user.slice/user-1000.slice/user@1000.service"
+
+IntelHost: TypeAlias = "CardHost[DmemKernel]"
 
 
 @dataclass
-class FakeKernel:
+class DmemKernel:
     """Shows the memory that consumer processes announce as the dmem controller does: by cgroup, without pids."""
 
     tree: HostTree
@@ -38,58 +38,21 @@ class FakeKernel:
         self.show()
 
     def show(self) -> None:
-        held = {file.name: _mib(file) for file in self.announced.iterdir() if file.name.isdigit()}
-        self.current("", sum(held.values()) + DESKTOP_MIB)
+        held_mib = sum(announced_mib(self.announced).values())
+        self.current("", held_mib + DESKTOP_MIB)
         if not self.is_enabled:
             return
         for folder in ("user.slice", "user.slice/user-1000.slice", MANAGER):
             self.current(folder, DESKTOP_MIB)
-        self.current("system.slice", sum(held.values()))
-        self.current("system.slice/servers.service", sum(held.values()))
+        self.current("system.slice", held_mib)
+        self.current("system.slice/servers.service", held_mib)
 
     def current(self, folder: str, mib: int) -> None:
         self.tree.write(f"/sys/fs/cgroup/{folder}/dmem.current", f"{REGION} {mib * MIB}\n")
 
-    async def run(self) -> None:
-        while True:
-            self.show()
-            await asyncio.sleep(0.01)
 
-
-def _mib(file: Path) -> int:
-    with contextlib.suppress(FileNotFoundError):
-        return int(json.loads(file.read_text())["mib"])
-    return 0
-
-
-@dataclass
-class _Setup:
-    host: LiveHost
-    client: Client
-
-    async def device(self) -> dict[str, Any]:
-        [entry] = (await self.client.status())["devices"]
-        return dict(entry)
-
-
-@contextlib.asynccontextmanager
-async def intel_host(folder: Path, **kernel: Any) -> AsyncIterator[_Setup]:
-    async with bare_host(folder) as host:
-        for name, mib in SIZES.items():
-            await host.launch(name, mib, "--load-sec", "0.05", "--unload-sec", "0.02")
-        fake = FakeKernel(HostTree(folder / "root"), host.simulator, **kernel)
-        host.environ = {"GPUMAND_HOST_ROOT": str(fake.tree.root)}
-        tables = "".join(table(host.consumers[name], mib) for name, mib in SIZES.items())
-        host.configure(tables, "concurrent_leases = 0\nsettle_timeout_sec = 1", "sample_interval_sec = 0.2")
-        running = asyncio.create_task(fake.run())
-        await host.start()
-        client = await host.client(listen=True)
-        try:
-            yield _Setup(host, client)
-        finally:
-            running.cancel()
-            await client.close()
-    assert "Traceback" not in host.log, host.log[-4000:]
+def intel_host(folder: Path, *, is_enabled: bool = True) -> AbstractAsyncContextManager[IntelHost]:
+    return card_host(folder, SIZES, partial(DmemKernel, is_enabled=is_enabled))
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
@@ -100,8 +63,7 @@ async def test_a_consumer_is_evicted_from_an_intel_card_and_the_card_shows_its_m
         device = await setup.device()
         assert (device["source"], device["uuid"], device["total_mib"]) == ("xe", "PCI-0000:03:00.0", TOTAL_MIB)
         assert device["attribution"] == ("dmem" if is_enabled else "")
-        lease, _ = await setup.client.acquire("image", lifetime=CONNECTION)
-        await setup.client.release(lease)
+        await setup.use("image")
 
         _, grant = await setup.client.acquire("voice", lifetime=CONNECTION)
 
@@ -116,6 +78,6 @@ async def test_units_of_no_consumer_are_listed_as_a_whole(tmp_path: Path) -> Non
         await wait_until("the desktop is listed", _lists_desktop, setup)
 
 
-async def _lists_desktop(setup: _Setup) -> bool:
+async def _lists_desktop(setup: IntelHost) -> bool:
     foreign = [(one["pid"], one["unit"], one["used_mib"]) for one in (await setup.device())["foreign"]]
     return foreign == [(0, "user@1000.service", DESKTOP_MIB)]

@@ -12,13 +12,23 @@ from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running
 from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
 
 
-@pytest.fixture(scope="module")
-def shared_etcd() -> Iterator[PlainEtcd]:
-    """One etcd for the tests of a module, each of which has a fleet of its own in it."""
+def _etcd() -> Iterator[PlainEtcd]:
     if shutil.which("etcd") is None:
         pytest.skip("etcd is not installed (Debian: etcd-server)")
     with running_etcd() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def shared_etcd() -> Iterator[PlainEtcd]:
+    """One etcd for the tests of a module, each of which has a fleet of its own in it."""
+    yield from _etcd()
+
+
+@pytest.fixture
+def own_etcd() -> Iterator[PlainEtcd]:
+    """An etcd that the test may kill."""
+    yield from _etcd()
 
 
 @pytest.fixture(scope="module")

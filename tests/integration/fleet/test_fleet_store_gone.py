@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -14,22 +13,13 @@ from gpumand.fleet.service import FleetService
 from gpumand.fleet.table import KnownRow
 from gpumand.testing.daemon import PrivateGpumand
 from tests.integration.fleet.fleet_hosts import FleetHosts, LocalClient, fleet_hosts, running_daemons, until
-from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
+from tests.integration.fleet.plain_etcd import PlainEtcd
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[list[PrivateGpumand]]:
     with running_daemons(2) as started:
         yield started
-
-
-@pytest.fixture
-def own_etcd() -> Iterator[PlainEtcd]:
-    """An etcd that the test may kill."""
-    if shutil.which("etcd") is None:
-        pytest.skip("etcd is not installed (Debian: etcd-server)")
-    with running_etcd() as running:
-        yield running
 
 
 @pytest.fixture

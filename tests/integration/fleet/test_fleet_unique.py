@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -15,7 +14,7 @@ from gpumand.fleet.service import FleetService
 from gpumand.fleet.unique_rules import FENCED
 from gpumand.testing.daemon import PrivateGpumand
 from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons, until, until_async
-from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
+from tests.integration.fleet.plain_etcd import PlainEtcd
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +28,6 @@ def pair() -> Iterator[list[PrivateGpumand]]:
             with SyncClient(one.address) as client:
                 client.reload()
         yield started
-
-
-@pytest.fixture
-def own_etcd() -> Iterator[PlainEtcd]:
-    if shutil.which("etcd") is None:
-        pytest.skip("etcd is not installed (Debian: etcd-server)")
-    with running_etcd() as running:
-        yield running
 
 
 @pytest.fixture

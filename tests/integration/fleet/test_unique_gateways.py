@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,11 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.fleet.live_gateways import Pair, Side, pair_of_gateways
-from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
+from tests.integration.fleet.plain_etcd import PlainEtcd
 from tests.integration.fleet.tls_etcd import needs_etcd
 from tests.integration.live import wait_until
 
 pytestmark = [needs_etcd, pytest.mark.asyncio(loop_scope="module")]
-
-
-@pytest.fixture
-def own_etcd() -> Iterator[PlainEtcd]:
-    with running_etcd() as one:
-        yield one
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -28,6 +28,16 @@ def by_unit(name: str, mib: int, **more: object) -> ConsumerSpec:
     return ConsumerSpec(name, mib, unit=f"{name}.service", evict=(EvictionMethod.UNIT_STOP,), **more)  # type: ignore[arg-type]
 
 
+async def at_work(*specs: ConsumerSpec) -> FakeWorld:
+    """A started world with all background tasks, whose readings take as long as those of a real driver."""
+    world = FakeWorld(specs)
+    world.vram.read_sec = READ_SEC
+    await world.start()
+    await world.arbiter.watch_units()
+    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
+    return world
+
+
 def hold_foreign_memory(world: FakeWorld, mib: int) -> None:
     """Let a foreign process hold memory."""
     world.vram.hold(1, mib, name="firefox", unit="session-1.scope")

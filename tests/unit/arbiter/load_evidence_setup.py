@@ -1,24 +1,14 @@
-"""Servers in units for tests of loads, and a world with all background tasks."""
+"""Servers in units for tests of loads."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, UnitActivity
 from gpumand.testing.world import FakeWorld
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit
+from tests.unit.arbiter.arbiter_setup import by_unit
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
-UNLIMITED = SchedulerSettings(concurrent_leases=0)
-
-
-async def at_work(*specs: ConsumerSpec) -> FakeWorld:
-    world = FakeWorld(specs, scheduler=UNLIMITED)
-    world.vram.read_sec = READ_SEC
-    await world.start()
-    await world.arbiter.watch_units()
-    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
-    return world
 
 
 def served(name: str, mib: int, **more: Any) -> ConsumerSpec:

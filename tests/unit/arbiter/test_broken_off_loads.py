@@ -6,22 +6,13 @@ import asyncio
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route, UnitActivity
 from gpumand.domain.errors import LoadFailed, TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, ooms, residency, routed
+from tests.unit.arbiter.arbiter_setup import at_work, by_unit, ooms, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
-
-
-async def at_work(*specs: ConsumerSpec) -> FakeWorld:
-    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0))
-    world.vram.read_sec = READ_SEC
-    await world.start()
-    await world.arbiter.watch_units()
-    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
-    return world
 
 
 def slow_server(name: str, mib: int) -> ConsumerSpec:

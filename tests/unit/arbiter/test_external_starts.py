@@ -6,22 +6,13 @@ import asyncio
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import UnitActivity
 from gpumand.domain.request import AcquireOptions
-from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, reports, reserved, residency
+from gpumand.testing.world import client
+from tests.unit.arbiter.arbiter_setup import at_work, by_unit, reports, reserved, residency
 
 PID = 4711
 ACTIVATING, ACTIVE = UnitActivity.ACTIVATING, UnitActivity.ACTIVE
-
-
-async def at_work(*specs: ConsumerSpec) -> FakeWorld:
-    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0))
-    world.vram.read_sec = READ_SEC
-    await world.start()
-    await world.arbiter.watch_units()
-    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
-    return world
 
 
 @pytest.mark.parametrize("has_start_phase", [True, False])

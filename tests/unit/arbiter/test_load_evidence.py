@@ -10,8 +10,8 @@ from gpumand.domain.consumer import ConsumerSpec, HealthRoute, Route
 from gpumand.domain.errors import LoadFailed, TimedOut
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import client
-from tests.unit.arbiter.arbiter_setup import by_unit, residency, routed
-from tests.unit.arbiter.load_evidence_setup import at_work, restart_with, run_server, served
+from tests.unit.arbiter.arbiter_setup import at_work, by_unit, residency, routed
+from tests.unit.arbiter.load_evidence_setup import restart_with, run_server, served
 
 # -- load routes that answer early -------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from gpumand.domain.consumer import HealthRoute, UnitActivity
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import client
-from tests.unit.arbiter.arbiter_setup import residency, routed
-from tests.unit.arbiter.load_evidence_setup import at_work, served
+from tests.unit.arbiter.arbiter_setup import at_work, residency, routed
+from tests.unit.arbiter.load_evidence_setup import served
 
 
 async def test_crash_loop_fails_the_load_with_the_first_restart() -> None:

@@ -10,8 +10,8 @@ from gpumand.domain.consumer import HealthRoute, UnitActivity
 from gpumand.domain.errors import LoadFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, residency, routed
-from tests.unit.arbiter.load_evidence_setup import UNLIMITED, at_work, restart_with, served
+from tests.unit.arbiter.arbiter_setup import READ_SEC, at_work, residency, routed
+from tests.unit.arbiter.load_evidence_setup import restart_with, served
 
 # -- other clients' loads ----------------------------------------------------------------------------------------------
 
@@ -129,7 +129,7 @@ async def test_load_route_is_called_when_the_other_load_ends_without_a_model() -
 
 async def test_memory_that_the_former_run_has_left_behind_is_no_evidence_of_the_new_model() -> None:
     spec = served("llm", 8000, health=HealthRoute("/health", loaded="/loaded"), load_timeout_sec=40.0)
-    world = FakeWorld([spec], scheduler=UNLIMITED)
+    world = FakeWorld([spec])
     world.vram.read_sec = READ_SEC
     server, unit = world.routes.consumer("llm"), world.units.units["llm.service"]
     server.running, server.says_loaded = False, True
@@ -161,7 +161,7 @@ async def test_server_whose_port_was_closed_at_the_last_check_is_verified_before
 
 async def test_unit_that_has_run_for_long_without_its_model_is_started_again() -> None:
     """As a server that was started before the driver was ready, and computes on the CPU."""
-    world = FakeWorld([served("llm", 8000)], scheduler=UNLIMITED)
+    world = FakeWorld([served("llm", 8000)])
     world.vram.read_sec = READ_SEC
     world.units.become("llm.service", UnitActivity.ACTIVE)
     world.routes.consumer("llm").says_loaded = None
@@ -178,7 +178,7 @@ async def test_unit_that_has_run_for_long_without_its_model_is_started_again() -
 
 async def test_server_that_has_loaded_onto_the_cpu_is_a_failed_load() -> None:
     """Its health check is answered with 503 while it loads, and then with 200."""
-    world = FakeWorld([served("llm", 8000, load_timeout_sec=300.0)], scheduler=UNLIMITED)
+    world = FakeWorld([served("llm", 8000, load_timeout_sec=300.0)])
     world.vram.read_sec = READ_SEC
     server, unit = world.routes.consumer("llm"), world.units.units["llm.service"]
     server.running, server.says_loaded, server.health_status = False, None, 503

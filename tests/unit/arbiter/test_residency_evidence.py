@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, SchedulerSettings, UnitActivity
+from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, UnitActivity
 from gpumand.domain.errors import ConsumerBackingOff, EvictionFailed, GpumandError, InsufficientVram, LoadFailed
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.world import FakeWorld, client
-from tests.unit.arbiter.arbiter_setup import READ_SEC, by_unit, kill_consumer, lazy, residency, routed
+from tests.unit.arbiter.arbiter_setup import at_work, by_unit, kill_consumer, lazy, residency, routed
 
 BOTH = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
-
-
-async def at_work(*specs: ConsumerSpec) -> FakeWorld:
-    world = FakeWorld(specs, scheduler=SchedulerSettings(concurrent_leases=0))
-    world.vram.read_sec = READ_SEC
-    await world.start()
-    await world.arbiter.watch_units()
-    world.arbiter.scheduler.background.spawn(world.housekeeping.run())
-    return world
 
 
 async def refusal(world: FakeWorld, name: str, timeout_sec: float = 20.0) -> GpumandError:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from gpumand.fleet.rows import HostRow
-from tests.unit.fleet.fleet_rows import COLD, RESIDENT, consumer, host
 from tests.unit.fleet.scripted_fleet import ScriptedFleet
 
 DEADLINE_SEC = 30.0
@@ -29,21 +27,3 @@ async def until(condition: Callable[[], object], what: str) -> None:
 
 def intents(fleet: ScriptedFleet) -> list[str]:
     return [entry.key for entry in fleet.memory.listing(fleet.keys.intents).entries]
-
-
-@contextlib.asynccontextmanager
-async def cold_fleet() -> AsyncIterator[ScriptedFleet]:
-    """Three hosts; chat is loaded on none."""
-    started = await started_fleet(*(host(number, chat=consumer(COLD)) for number in (1, 2, 3)))
-    yield started
-    await started.close()
-
-
-@contextlib.asynccontextmanager
-async def resident_fleet() -> AsyncIterator[ScriptedFleet]:
-    """Three hosts; chat is loaded on gpu2."""
-    started = await started_fleet(
-        host(1, chat=consumer(COLD)), host(2, chat=consumer(RESIDENT)), host(3, chat=consumer(COLD))
-    )
-    yield started
-    await started.close()

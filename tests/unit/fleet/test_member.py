@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,19 +14,6 @@ from gpumand.testing.clock import FakeClock
 from gpumand.testing.fleet_store import Link, MemoryFleet
 from tests.unit.fleet.member_setup import Hanging, published, running, state_of
 from tests.unit.fleet.rows import RESIDENT, row
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def fleet(clock: FakeClock) -> Iterator[MemoryFleet]:
-    found = MemoryFleet(clock)
-    yield found
-    found.close()
-
 
 # -- renewals ----------------------------------------------------------------------------------------------------------
 
@@ -220,16 +205,6 @@ async def test_host_that_resumes_from_a_suspend_is_fenced_before_any_task_runs(
         assert member.fence.is_standing
         clock.suspend(10)
         assert not member.fence.is_standing
-
-
-async def test_fence_that_fell_is_noticed_at_once_after_a_resume(clock: FakeClock) -> None:
-    fence = Fence(clock)
-    fence.joined(clock.boottime(), 10)
-    waiting = asyncio.create_task(fence.fallen(fence.generation))
-    await clock.advance(1)
-    clock.suspend(60)
-    await clock.advance(0.2)
-    assert waiting.done()
 
 
 def test_older_renewal_does_not_shorten_the_fence(clock: FakeClock) -> None:

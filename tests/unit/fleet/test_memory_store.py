@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import cast
@@ -23,18 +23,6 @@ from gpumand.fleet.store import (
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.fleet_store import MemoryFleet
 from tests.unit.fleet.rows import H1, H2, row
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def fleet(clock: FakeClock) -> Iterator[MemoryFleet]:
-    found = MemoryFleet(clock)
-    yield found
-    found.close()
 
 
 async def test_row_disappears_with_the_lease_of_its_host(clock: FakeClock, fleet: MemoryFleet) -> None:

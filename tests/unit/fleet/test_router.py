@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -18,21 +17,8 @@ from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCal
 from gpumand.fleet.errors import NoHost, NoSuchHost, NotResident, StaleToken
 from gpumand.fleet.intents import IntentGuard
 from tests.unit.fleet.fleet_rows import COLD, LOADING, RESIDENT, consumer, host, machine_id
-from tests.unit.fleet.router_setup import cold_fleet, intents, resident_fleet, until
+from tests.unit.fleet.router_setup import intents, until
 from tests.unit.fleet.scripted_fleet import ScriptedFleet, lost
-
-
-@pytest.fixture
-async def fleet() -> AsyncIterator[ScriptedFleet]:
-    async with cold_fleet() as started:
-        yield started
-
-
-@pytest.fixture
-async def resident() -> AsyncIterator[ScriptedFleet]:
-    async with resident_fleet() as started:
-        yield started
-
 
 # -- loaded consumers ------------------------------------------------------------------------------------------------
 
@@ -79,50 +65,50 @@ async def test_router_with_an_old_table_reads_the_new_one_and_tries_again(reside
 # -- loads -----------------------------------------------------------------------------------------------------------
 
 
-async def test_load_is_claimed_before_the_host_is_asked_and_kept_until_its_row_shows_it(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
+async def test_load_is_claimed_before_the_host_is_asked_and_kept_until_its_row_shows_it(cold: ScriptedFleet) -> None:
+    router = await cold.router()
     seen: list[list[str]] = []
-    for one in fleet.hosts.values():
-        one.before = lambda: _note(seen, intents(fleet))
+    for one in cold.hosts.values():
+        one.before = lambda: _note(seen, intents(cold))
 
     lease = await router.acquire(AcquireCall("chat", 5.0))
 
-    assert seen == [[fleet.keys.intent("chat")]]
-    assert intents(fleet) == [fleet.keys.intent("chat")], "the row does not show it yet"
-    await fleet.publish(lease.grant["host"], chat=LOADING)
-    await until(lambda: not intents(fleet), "the intent is released")
+    assert seen == [[cold.keys.intent("chat")]]
+    assert intents(cold) == [cold.keys.intent("chat")], "the row does not show it yet"
+    await cold.publish(lease.grant["host"], chat=LOADING)
+    await until(lambda: not intents(cold), "the intent is released")
 
 
 async def _note(seen: list[list[str]], found: list[str]) -> None:
     seen.append(found)
 
 
-async def test_two_routers_send_their_requests_for_a_load_to_the_same_host(fleet: ScriptedFleet) -> None:
-    first, second = await fleet.router(), await fleet.router()
+async def test_two_routers_send_their_requests_for_a_load_to_the_same_host(cold: ScriptedFleet) -> None:
+    first, second = await cold.router(), await cold.router()
     # Their tables differ: the second one believes that another host is the best.
-    fleet.hosts["gpu1"].quote = {"verdict": "grant", "expected_usec": 1_000_000}
+    cold.hosts["gpu1"].quote = {"verdict": "grant", "expected_usec": 1_000_000}
     leases = await asyncio.gather(*(one.acquire(AcquireCall("chat", 5.0)) for one in (first, second, first, second)))
 
     assert len({lease.grant["host"] for lease in leases}) == 1
-    calls = [call for one in fleet.hosts.values() for call in one.acquired]
+    calls = [call for one in cold.hosts.values() for call in one.acquired]
     assert {call.basis for call in calls} == {Basis.INTENT}
     assert len({call.revision for call in calls}) == 1
 
 
-async def test_failed_load_drops_its_intent_and_goes_to_the_next_host(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
-    for one in fleet.hosts.values():
+async def test_failed_load_drops_its_intent_and_goes_to_the_next_host(cold: ScriptedFleet) -> None:
+    router = await cold.router()
+    for one in cold.hosts.values():
         one.answers = [LoadFailed(f"chat did not start on {one.name}")]
     tried: list[str] = []
-    for one in fleet.hosts.values():
+    for one in cold.hosts.values():
         one.before = partial(_name, tried, one.name)
-    fleet.hosts["gpu3"].answers = []
+    cold.hosts["gpu3"].answers = []
 
     lease = await router.acquire(AcquireCall("chat", 5.0))
 
     assert lease.grant["host"] == "gpu3"
     assert len(tried) == len(set(tried)) <= 3
-    kept = [entry.value for entry in fleet.memory.listing(fleet.keys.intents).entries]
+    kept = [entry.value for entry in cold.memory.listing(cold.keys.intents).entries]
     assert all(machine_id(3) in value for value in kept)
 
 
@@ -130,20 +116,20 @@ async def _name(tried: list[str], name: str) -> None:
     tried.append(name)
 
 
-async def test_hosts_are_asked_what_a_load_would_cost_there(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
-    for one in fleet.hosts.values():
+async def test_hosts_are_asked_what_a_load_would_cost_there(cold: ScriptedFleet) -> None:
+    router = await cold.router()
+    for one in cold.hosts.values():
         one.quote = {"verdict": "grant", "expected_usec": 10_000_000, "victims_usec": 60_000_000}
     await router.acquire(AcquireCall("chat", 5.0))
-    asked = [name for name, one in fleet.hosts.items() if one.planned]
+    asked = [name for name, one in cold.hosts.items() if one.planned]
     assert len(asked) == 2
-    chosen = [name for name, one in fleet.hosts.items() if one.acquired]
+    chosen = [name for name, one in cold.hosts.items() if one.acquired]
     assert not set(chosen) & set(asked), "the third host has no victims that are known, so it is estimated as cheaper"
 
 
-async def test_host_that_does_not_answer_the_question_is_lost(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
-    for one in fleet.hosts.values():
+async def test_host_that_does_not_answer_the_question_is_lost(cold: ScriptedFleet) -> None:
+    router = await cold.router()
+    for one in cold.hosts.values():
         one.quote = lost(one.name)
     await router.acquire(AcquireCall("chat", 5.0))
     assert len(router.table.losses()) >= 1
@@ -152,8 +138,8 @@ async def test_host_that_does_not_answer_the_question_is_lost(fleet: ScriptedFle
 # -- other requests --------------------------------------------------------------------------------------------------
 
 
-async def test_unknown_consumer_is_refused_at_once(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
+async def test_unknown_consumer_is_refused_at_once(cold: ScriptedFleet) -> None:
+    router = await cold.router()
     with pytest.raises(NoSuchConsumer, match="no host of the fleet has a consumer 'video'"):
         await router.acquire(AcquireCall("video", 600.0))
 
@@ -203,12 +189,12 @@ async def test_named_host_is_used_whatever_placement_thinks(resident: ScriptedFl
         await router.acquire(AcquireCall("chat", 5.0, on="gpu9"))
 
 
-async def test_plan_shows_all_hosts_that_could_serve_the_request(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
-    fleet.hosts["gpu1"].quote = {"verdict": "grant", "expected_usec": 1_000_000, "victims_usec": 0}
-    fleet.hosts["gpu2"].quote = Busy("not now")
+async def test_plan_shows_all_hosts_that_could_serve_the_request(cold: ScriptedFleet) -> None:
+    router = await cold.router()
+    cold.hosts["gpu1"].quote = {"verdict": "grant", "expected_usec": 1_000_000, "victims_usec": 0}
+    cold.hosts["gpu2"].quote = Busy("not now")
     for name in ("gpu3",):
-        fleet.hosts[name].quote = {"verdict": "grant", "expected_usec": 9_000_000, "victims_usec": 0}
+        cold.hosts[name].quote = {"verdict": "grant", "expected_usec": 9_000_000, "victims_usec": 0}
 
     plan = await router.plan(PlanCall("chat"))
 
@@ -224,31 +210,31 @@ async def test_load_goes_to_the_named_host_or_to_the_best(resident: ScriptedFlee
     assert (await router.load(LoadCall("chat")))["host"] == "gpu2"
 
 
-async def test_drain_needs_a_host(fleet: ScriptedFleet) -> None:
-    router = await fleet.router()
+async def test_drain_needs_a_host(cold: ScriptedFleet) -> None:
+    router = await cold.router()
     assert await router.drain(DrainCall(True, "gpu2")) == {"drain": True}
     with pytest.raises(InvalidArgs, match="on is missing"):
         await router.drain(DrainCall())
 
 
 async def test_request_that_follows_an_extended_intent_shares_the_load(
-    fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+    cold: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gpumand.fleet.intents.EXTEND_SEC", 0.05)
-    first, second, agent = [await fleet.router() for _ in range(3)]
+    first, second, agent = [await cold.router() for _ in range(3)]
     chosen = first._placer.candidates("chat", ())[0]
     kept = await first._intents.permit(chosen)
     assert kept.revision is not None
     claimed = kept.revision
 
     def is_extended() -> bool:
-        found = fleet.memory.listing(fleet.keys.intents).entries
+        found = cold.memory.listing(cold.keys.intents).entries
         return bool(found) and found[0].revision > claimed
 
     await until(is_extended, "the intent was extended")
     followed = await second._intents.permit(chosen)
     guard = IntentGuard(agent.table, chosen.row.machine_id, lambda: chosen.row)
-    await until(lambda: agent.table.revision >= fleet.memory.revision, "the agent has read the extension")
+    await until(lambda: agent.table.revision >= cold.memory.revision, "the agent has read the extension")
     await guard.check(AcquireCall("chat", 5.0, basis=followed.basis, revision=followed.revision))
 
 

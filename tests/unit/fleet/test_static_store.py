@@ -53,11 +53,6 @@ class FakePeerRows(PeerRows):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def peers() -> FakePeerRows:
     return FakePeerRows()
 
