@@ -171,10 +171,14 @@ def _mismatch(options: GlobalOptions) -> str:
 def _no_bus(why: str, options: GlobalOptions) -> str:
     if options.bus_address:
         return why
-    session = "check that this session has a D-Bus session bus, or omit --user to use the system bus"
-    system = "check that dbus.socket is active, or use the session bus with --user"
-    hint = session if options.user else system
-    return f"{why}; {hint}"
+    if options.user:
+        return f"{why}; check that this session has a D-Bus session bus, or omit --user to use the system bus"
+    from gpumand.host_setup.init_system import no_systemd
+
+    missing = no_systemd()
+    if missing is not None:
+        return f"{why}; {missing}. To see gpumand at work without systemd: gpumanctl demo"
+    return f"{why}; check that dbus.socket is active, or use the session bus with --user"
 
 
 def _bus(options: GlobalOptions) -> str:

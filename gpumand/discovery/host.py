@@ -31,9 +31,10 @@ class Process:
         name: short name.
         command: command line, words joined by blanks; "" when it cannot be read.
         unit: the systemd unit that it runs in, or "".
-        is_main: systemd reports it as the main process of its unit.
+        is_main: systemd reports it as the main process of its unit, or it started the others outside a service.
         used_mib: VRAM that it holds in MiB, by device index; None when the driver does not report the amount.
         container: the key of its container, see FoundContainer; "" outside of containers.
+        ancestors: its parent process, the parent of that one, and so on.
     """
 
     pid: int
@@ -43,6 +44,7 @@ class Process:
     is_main: bool = False
     used_mib: dict[int, int | None] = field(default_factory=dict)
     container: str = ""
+    ancestors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

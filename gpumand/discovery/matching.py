@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from gpumand.config.presets import Preset
 from gpumand.discovery.containers import FoundContainer, image_name
 from gpumand.discovery.host import Host, Listener, Process
+from gpumand.discovery.launcher_units import starts_other_programs
 
 OWN_UNITS = ("gpumand.service",)
 """Units of gpumand itself, which are never consumers."""
@@ -62,7 +63,7 @@ def find_candidates(host: Host, presets: Sequence[Preset]) -> list[Candidate]:
     Returns:
         Recognised candidates by preset name, then unrecognised ones that hold VRAM, the largest first.
     """
-    groups = [_recognise(one, presets) for one in _group_processes(host)]
+    groups = [_recognise(one, presets) for one in _group_processes(host, presets)]
     known = [one for one in groups if one.preset is not None]
     unrecognised = [one for one in groups if one.preset is None and one.devices and one.unit not in OWN_UNITS]
     known.sort(key=lambda one: (one.preset.name if one.preset else "", one.unit))
@@ -83,21 +84,45 @@ def likely_ports(host: Host, presets: Sequence[Preset], found: Sequence[Candidat
     return [(port, names) for port, names in by_port if names]
 
 
-def _group_processes(host: Host) -> list[Candidate]:
-    """One group per container, one per service unit without containers, and one per process outside any service."""
+def _group_processes(host: Host, presets: Sequence[Preset]) -> list[Candidate]:
+    """One group per container, one per service unit without containers, and one per program outside any service."""
+    outside = [one for one in host.processes.values() if not one.container and not _is_in_service(one)]
+    programs = {one.pid for one in outside if any(_matches_command(one, preset) for preset in presets)}
     containers = {one.key: one for one in host.containers}
     started_by = {one.unit: one.key for one in reversed(host.containers) if one.unit}
     by_key: dict[str, list[Process]] = {unit: [] for unit in host.units if unit not in started_by}
     for process in host.processes.values():
-        by_key.setdefault(_group_of(process, started_by), []).append(process)
-    return [_make_candidate(host, key, members, containers.get(key)) for key, members in by_key.items()]
+        by_key.setdefault(_group_of(process, started_by, programs), []).append(process)
+    return [_make_candidate(host, key, _with_main(key, ones), containers.get(key)) for key, ones in by_key.items()]
 
 
-def _group_of(process: Process, started_by: Mapping[str, str]) -> str:
-    """The key of a process's group; the client in a unit belongs to the container that it started."""
-    is_service = process.unit.endswith(".service") and not process.unit.startswith("user@")
-    by_unit = started_by.get(process.unit, process.unit) if is_service else f"pid {process.pid}"
-    return process.container or by_unit
+def _with_main(key: str, members: list[Process]) -> list[Process]:
+    """The processes of a group; outside a service, the program that started the others comes first, as in a unit."""
+    if not key.startswith("pid "):
+        return members
+    main = [replace(one, is_main=True) for one in members if key == f"pid {one.pid}"]
+    return [*main, *(replace(one, is_main=False) for one in members if key != f"pid {one.pid}")]
+
+
+def _group_of(process: Process, started_by: Mapping[str, str], programs: Collection[int]) -> str:
+    """The key of a process's group; the client in a unit belongs to the container that it started.
+
+    Outside a service, a child belongs to the program that started it: ollama and vLLM work in processes of their own.
+    """
+    if process.container:
+        return process.container
+    if _is_in_service(process):
+        return started_by.get(process.unit, process.unit)
+    # The outermost of them: a router such as llama-swap starts servers that are recognised too.
+    return f"pid {next((pid for pid in reversed(process.ancestors) if pid in programs), process.pid)}"
+
+
+def _is_in_service(process: Process) -> bool:
+    return process.unit.endswith(".service") and not starts_other_programs(process.unit)
+
+
+def _matches_command(process: Process, preset: Preset) -> bool:
+    return any(fnmatchcase(process.command, f"*{pattern}*") for pattern in preset.about.detect.commands)
 
 
 def _make_candidate(host: Host, key: str, members: list[Process], container: FoundContainer | None) -> Candidate:

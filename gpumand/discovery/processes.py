@@ -1,4 +1,4 @@
-"""Reads command lines and cgroups of processes from /proc. Blocking code."""
+"""Reads command lines, parents and cgroups of processes from /proc. Blocking code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 
 MAX_COMMAND = 4096
 """Maximum number of bytes that are read of a command line."""
+
+MAX_ANCESTORS = 64
+"""Maximum number of parents of a process that are followed."""
 
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
 """Unit names as systemd writes them. Users may name their own cgroups freely, even with terminal escape sequences."""
@@ -24,6 +27,25 @@ def command_line(pid: int, proc: Path = Path("/proc")) -> str:
         return ""
     text = raw.replace(b"\0", b" ").decode(errors="replace").strip()
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def ancestors(pid: int, proc: Path = Path("/proc")) -> tuple[int, ...]:
+    """The parent of a process, the parent of that one, and so on, without process 1; as far as they can be read."""
+    found: list[int] = []
+    while len(found) < MAX_ANCESTORS and (parent := _parent(pid, proc)) > 1 and parent not in found:
+        found.append(parent)
+        pid = parent
+    return tuple(found)
+
+
+def _parent(pid: int, proc: Path) -> int:
+    """The parent of a process; 0 if it cannot be read."""
+    try:
+        text = (proc / str(pid) / "stat").read_text(errors="replace")
+        # The name of the program comes before, in parentheses, and may contain blanks and parentheses.
+        return int(text.rpartition(")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def unit_in_cgroup(pid: int, proc: Path = Path("/proc")) -> str:

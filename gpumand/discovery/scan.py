@@ -13,7 +13,7 @@ from gpumand.bus.connection import BusConnection, BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_SERVICE
 from gpumand.discovery.container_scan import running_containers, scan_containers, with_containers
 from gpumand.discovery.host import Device, Host, Process
-from gpumand.discovery.processes import command_line, unit_in_cgroup
+from gpumand.discovery.processes import ancestors, command_line, unit_in_cgroup
 from gpumand.discovery.sockets import listeners
 from gpumand.domain.device import Reading
 from gpumand.ports import VramSource
@@ -112,6 +112,7 @@ def _processes(
             command_line(pid),
             unit_in_cgroup(pid),
             used_mib=used.get(pid, {}),
+            ancestors=ancestors(pid),
         )
         for pid in sorted(pids)
     }

@@ -15,6 +15,7 @@ from gpumand.config.presets import Preset
 from gpumand.config.toml_writer import toml_key, toml_string
 from gpumand.discovery.container_lines import container_comments, container_keys, eviction_key
 from gpumand.discovery.found_footprint import footprint_lines
+from gpumand.discovery.found_place import place, place_comments
 from gpumand.discovery.host import Host, Listener
 from gpumand.discovery.matching import Candidate
 from gpumand.discovery.missing_keys import needs_url
@@ -220,11 +221,8 @@ def _has_no_eviction_method(candidate: Candidate, preset: Preset) -> bool:
 
 def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str]:
     container = candidate.container
-    where = candidate.unit or "a process outside any service"
-    if container is not None:
-        where = f"{container.title} of {candidate.unit}" if candidate.unit else container.title
     title = f" ({_one_line(candidate.description)})" if candidate.description not in ("", candidate.unit) else ""
-    yield f"# {where}{title} was recognised as {preset.about.title} by {candidate.why}."
+    yield f"# {place(candidate)}{title} was recognised as {preset.about.title} by {candidate.why}."
     for process in candidate.processes[:1]:
         yield f"#   pid {process.pid}: {_one_line(process.command or process.name)[:MAX_COMMAND]}"
     if answer:
@@ -233,8 +231,7 @@ def _comments(candidate: Candidate, preset: Preset, answer: str) -> Iterator[str
         yield f"# Guessed: {_one_line(candidate.guess)}"
     for need in preset.about.needs:
         yield f"# Start it with: {need}."
-    if any(process.unit.startswith("user@") for process in candidate.processes):
-        yield "# This is a user service: only that user's gpumand can start and stop it. Run: gpumanctl init --user"
+    yield from place_comments(candidate)
     if container is not None and container.image:
         yield f"#   image {_one_line(container.image)[:MAX_COMMAND]}"
     if _has_no_eviction_method(candidate, preset):

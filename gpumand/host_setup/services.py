@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
+
+from gpumand.host_setup.init_system import no_systemd
 
 TIMEOUT_SEC = 120.0
 ACCOUNTS = tuple(f"/etc/sysusers.d/{name}.conf" for name in ("gpumand", "gpumand-gateway", "gpumand-fleet"))
@@ -46,7 +47,7 @@ def after_removal_commands(*, user: bool) -> list[Command]:
 
 def is_systemd_running(*, user: bool) -> bool:
     """Whether there is a manager to ask; there is none in a container image or a chroot."""
-    return user or Path("/run/systemd/system").is_dir()
+    return user or no_systemd() is None
 
 
 def run(command: Sequence[str], *, timeout_sec: float | None = TIMEOUT_SEC) -> None:

@@ -41,6 +41,7 @@ from gpumand.cli.session import connected
 from gpumand.discovery.daemons import other_daemons
 from gpumand.domain.errors import FREEDESKTOP_ERROR_PREFIX
 from gpumand.domain.ip_access import networks_of
+from gpumand.host_setup.init_system import no_systemd
 from gpumand.vram import FACTORIES
 from gpumand.vram.detection import host_root, known_sources, nvidia_cards
 
@@ -72,7 +73,9 @@ async def collect_facts(options: GlobalOptions, path: Path | None) -> Facts:
             facts = await _find_other_daemons(facts, pid)
             facts = await _query_systemd(client.connection, facts)
     except NoBus as error:
-        facts = replace(facts, bus=replace(facts.bus, error=str(error)), units_error="there is no bus")
+        facts = replace(
+            facts, bus=replace(facts.bus, error=str(error), no_systemd=no_systemd()), units_error="there is no bus"
+        )
         facts = await _read_files(facts, path)
     if _uses_nvml(facts):
         is_released = facts.status is not None and facts.status.get("driver_state") == "released"

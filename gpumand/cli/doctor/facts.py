@@ -12,6 +12,7 @@ from gpumand.config.problems import ConfigProblem
 from gpumand.discovery.containers import FoundContainer
 from gpumand.discovery.daemons import OtherDaemon
 from gpumand.domain.consumer import BusyReport, ConsumerSpec, Health, Settings
+from gpumand.host_setup.init_system import NoSystemd
 
 Entry = Mapping[str, Any]
 
@@ -55,6 +56,7 @@ class Bus:
         denied: the error when the policy of the bus refuses calls to gpumand; "" when it allows them.
         has_systemd: systemd is on this bus.
         has_polkit: polkit is on this bus, or a call would start it.
+        no_systemd: why systemd does not run on this host, which explains the error; None if it runs.
     """
 
     kind: str = "system"
@@ -66,6 +68,7 @@ class Bus:
     denied: str = ""
     has_systemd: bool = False
     has_polkit: bool = False
+    no_systemd: NoSystemd | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog, advice: str = S
             # systemd ends the start and the stop of a unit by the limits of that unit.
             run(command, timeout_sec=None if command[1:2] and command[1] in UNIT_VERBS else TIMEOUT_SEC)
         except CommandFailed as error:
-            raise Failure(ExitCode.FAILURE, f"{error}. {advice}") from None
+            raise Failure(ExitCode.FAILURE, f"{str(error).rstrip('.')}. {advice}") from None
 
 
 def is_active(unit: str, *, user: bool) -> bool:

@@ -20,6 +20,7 @@ from gpumand.config import DEFAULT_FOLDER, ConfigProblems, load, user_folder
 from gpumand.config.files import DROP_IN_NAME
 from gpumand.config.presets import preset, preset_names
 from gpumand.config.whole_file import write_whole
+from gpumand.discovery.found_place import short_place
 from gpumand.discovery.matching import Candidate, find_candidates
 from gpumand.discovery.missing_keys import missing_keys
 from gpumand.discovery.starter_config import consumer_tables, probable_url
@@ -93,8 +94,13 @@ async def survey(options: GlobalOptions) -> Survey:
         f"GPU {one.index}: {one.name}, {format_mib(one.total_mib) if one.total_mib is not None else 'unknown size'}"
         for one in host.devices
     )
-    limits = (host.driver_error, host.units_error, host.engines_error)
+    limits = (_without_keyword(host.driver_error), host.units_error, host.engines_error)
     return Survey(services, tuple(consumers), devices, tuple(one for one in limits if one))
+
+
+def _without_keyword(error: str) -> str:
+    """The text of a driver's error; the keyword before it is for programs."""
+    return error.partition(": ")[2] or error
 
 
 def current_settings(*, user: bool) -> Settings:
@@ -165,10 +171,9 @@ def _write(path: Path, text: str) -> None:
 def _what(candidate: Candidate) -> str:
     """What a service is and where it runs, in a few words."""
     assert candidate.preset is not None
-    where = candidate.unit or (candidate.container.title if candidate.container else "no service")
     port = urlsplit(probable_url(candidate)).port
     size = f", {format_mib(candidate.used_mib)} now" if candidate.used_mib is not None else ""
-    return f"{candidate.preset.about.title} in {where}{f', port {port}' if port else ''}{size}"
+    return f"{candidate.preset.about.title} {short_place(candidate)}{f', port {port}' if port else ''}{size}"
 
 
 def _local_port(url: str) -> int:

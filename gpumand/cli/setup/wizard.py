@@ -26,10 +26,13 @@ from gpumand.cli.swap_undo.lock import LOCK, alone
 from gpumand.client.client import Client
 from gpumand.client.errors import GpumandError
 from gpumand.discovery.starter_config import ADDRESS_ADVICE
+from gpumand.host_setup.init_system import no_systemd
 from gpumand.host_setup.services import is_systemd_running
 
 DAEMON_UNITS = ("gpumand.socket", "gpumand-containers.socket", "gpumand.service")
 GUIDE = "/usr/share/doc/gpumand"
+FOOTPRINT = "vram_resident_mib"
+"""The only key that setup asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +105,10 @@ class Wizard:
         if ready:
             dialog.say(f"configure {', '.join(ready)} in a new file;")
         for one in found.new:
-            if one.missing:
-                dialog.say(f"ask for {', '.join(one.missing)} of {one.name}, or leave it out;")
+            if one.missing == [FOOTPRINT]:
+                dialog.say(f"ask for {FOOTPRINT} of {one.name}, or leave it out;")
+            elif one.missing:
+                dialog.say(f"leave out {one.name}, of which {', '.join(one.missing)} is not known;")
         if not self._user:
             dialog.say("offer to put the gateway in front of the services (--gateway);")
         dialog.say("check the installation, and take a lease for a moment.", "Nothing was changed.")
@@ -113,6 +118,9 @@ class Wizard:
     def _install(self) -> int:
         dialog = self._dialog
         if self._packaged is not None:
+            missing = None if self._user else no_systemd()
+            if missing is not None:
+                raise Failure(ExitCode.FAILURE, f"{missing}. Nothing was changed")
             dialog.heading("Starting gpumand. Its files come from a package of the distribution.")
             manager = ("systemctl", *(("--user",) if self._user else ()))
             idle = [one for one in DAEMON_UNITS if not is_active(one, user=self._user)]
@@ -157,7 +165,7 @@ class Wizard:
 
     def _completed(self, service: NewService) -> NewService:
         """The service with the footprint that a person has named."""
-        while service.missing == ["vram_resident_mib"]:
+        while service.missing == [FOOTPRINT]:
             answer = self._dialog.text(
                 f"How much VRAM does {service.name} need while it works, for example 6G? (Enter leaves it out)"
             )
@@ -279,7 +287,7 @@ class Wizard:
     def _try(self, consumer: str) -> str:
         """The command that takes a lease for a moment."""
         command = command_line(self._options, "acquire", consumer, "--ttl", "30s")
-        return command if self._user else f"sudo {command}"
+        return command if self._user or (os.geteuid() == 0 and not os.environ.get("SUDO_USER")) else f"sudo {command}"
 
     def _say_what_is_next(self) -> None:
         dialog, name = self._dialog, os.environ.get("SUDO_USER", "")
@@ -296,7 +304,7 @@ class Wizard:
 
 
 def _advice(service: NewService) -> str:
-    if service.missing == ["vram_resident_mib"]:
+    if service.missing == [FOOTPRINT]:
         return "Send it a request, so that it loads its model, and run setup again."
     return "Configure it yourself: gpumanctl init shows its table."
 

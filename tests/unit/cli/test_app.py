@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from gpumand.cli.app import COMMANDS, gpumanctl
 from gpumand.cli.commands.run import with_separator
 from gpumand.cli.errors import ExitCode, Failure, Mismatch, NoBus, interpret
 from gpumand.cli.options import GlobalOptions
+from gpumand.host_setup import init_system
 from gpumand.version import VERSION
 from tests.unit.cli import samples
 
@@ -181,8 +183,10 @@ DENIED = "Permission denied: user alice may not acquire llama-server. Add alice 
     ],
 )
 def test_every_error_has_an_exit_code_and_one_line(
-    error: Exception, options: GlobalOptions, code: int, text: str
+    error: Exception, options: GlobalOptions, code: int, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "run/systemd/system").mkdir(parents=True)  # a host with systemd
+    monkeypatch.setattr(init_system, "ROOT", tmp_path)
     failure = interpret(error, options)
     assert failure is not None
     assert failure.code == code
@@ -299,3 +303,12 @@ def test_version_option_works_without_a_bus(capsys: pytest.CaptureFixture[str]) 
         gpumanctl.main(["--bus-address", "unix:path=/nonexistent", "--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"gpumanctl {VERSION}\n"
+
+
+def test_a_missing_bus_is_explained_by_a_missing_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(init_system, "ROOT", tmp_path)
+    failure = interpret(NoBus("cannot connect"), GlobalOptions())
+    assert failure is not None
+    assert "dbus.socket" not in failure.message
+    assert failure.message.startswith("cannot connect; systemd does not run here")
+    assert failure.message.endswith("To see gpumand at work without systemd: gpumanctl demo")

@@ -27,10 +27,8 @@ def files(facts: Facts) -> Iterator[Finding]:
         yield problem(str(one), why, f"edit {one.file}, then: {facts.ctl('config-check')}")
     settings = facts.config.settings
     if settings is not None and not settings.consumers:
-        made = "mkdir -p ~/.config/gpumand/conf.d && " if facts.user else ""  # in /etc the package creates the folder
-        where = "~/.config/gpumand/conf.d/found.toml" if facts.user else "/etc/gpumand/conf.d/found.toml"
         why = "there is nothing to acquire"
-        yield warning("no consumer is configured", why, made + facts.ctl_as_root(f"init -o {where}"))
+        yield warning("no consumer is configured", why, facts.ctl_as_root("setup"))
 
 
 def reload(facts: Facts) -> Iterator[Finding]:

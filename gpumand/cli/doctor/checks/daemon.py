@@ -23,8 +23,10 @@ def bus(facts: Facts) -> Iterator[Finding]:
     if facts.bus.error:
         is_standard = facts.bus.kind in ("system", "session")
         which = f"the {facts.bus.kind} bus" if is_standard else "the bus at the given address"
-        fix = facts.systemctl("start dbus.socket") if is_standard else ""
-        yield problem(f"{which} is not available: {facts.bus.error}", "clients cannot reach gpumand", fix)
+        why, fix = "clients cannot reach gpumand", facts.systemctl("start dbus.socket") if is_standard else ""
+        if is_standard and (missing := facts.bus.no_systemd):
+            why, fix = missing.what, missing.fix
+        yield problem(f"{which} is not available: {facts.bus.error}", why, fix)
     elif facts.bus.denied:
         yield problem(
             f"the D-Bus policy does not allow you to call {BUS_NAME}: {facts.bus.denied}",

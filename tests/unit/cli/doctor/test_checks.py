@@ -16,6 +16,7 @@ from gpumand.cli.render.theme import Theme
 from gpumand.config.problems import ConfigProblem
 from gpumand.domain.consumer import Health
 from gpumand.domain.unread_devices import UNCHECKED, UNCHECKED_WITH_TOTAL
+from gpumand.host_setup.init_system import NoSystemd
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.healthy_host import HEALTHY, HTTP, STOP, findings, only_finding, settings, spec, status, unit
 
@@ -156,15 +157,20 @@ def test_unreadable_files_leave_the_checks_that_need_them_unchecked() -> None:
     assert {name for name, ones in examine(facts).items() if ones} == {"configuration", "coexistence", "routes"}
 
 
-def test_an_empty_configuration_comes_with_the_init_command() -> None:
+def test_an_empty_configuration_comes_with_the_command_that_adds_services() -> None:
+    # A file of "init" may lack sizes, so that the daemon would not start with it; and it could be written only once.
     finding = only_finding(replace(HEALTHY, config=settings(), status=status(consumers=[])), "configuration")
-    assert finding.fix == "sudo gpumanctl init -o /etc/gpumand/conf.d/found.toml"
+    assert finding.fix == "sudo gpumanctl setup"
     theirs = replace(HEALTHY, user=True, config=settings(), status=status(consumers=[]))
-    conf_d = "~/.config/gpumand/conf.d"
-    assert (
-        only_finding(theirs, "configuration").fix
-        == f"mkdir -p {conf_d} && gpumanctl --user init -o {conf_d}/found.toml"
-    )
+    assert only_finding(theirs, "configuration").fix == "gpumanctl --user setup"
+
+
+def test_without_systemd_the_missing_bus_is_not_to_be_started() -> None:
+    missing = NoSystemd("systemd does not run here (process 1 is sh)", "install gpumand elsewhere")
+    finding = only_finding(replace(HEALTHY, bus=Bus(error="no such file", no_systemd=missing), status=None), "bus")
+    assert (finding.why, finding.fix) == (missing.what, missing.fix)
+    booted = replace(HEALTHY, bus=Bus(error="no such file"), status=None)
+    assert only_finding(booted, "bus").fix == "sudo systemctl start dbus.socket"
 
 
 def test_files_changed_after_the_daemon_read_them_need_a_reload() -> None:

@@ -16,11 +16,11 @@ from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_setup import Proposal
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.packages import Packages
-from gpumand.cli.setup import first_lease, gateway_step, new_services
+from gpumand.cli.setup import first_lease, gateway_step, new_services, system_files
 from gpumand.cli.setup import wizard as wizard_module
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
-from gpumand.cli.setup.new_services import NewService, add, is_configured
+from gpumand.cli.setup.new_services import NewService, Survey, add, is_configured
 from gpumand.cli.setup.wizard import Choices, Wizard
 from gpumand.cli.swap_undo.lock import alone
 from gpumand.discovery.containers import FoundContainer
@@ -28,6 +28,7 @@ from gpumand.discovery.host import Listener
 from gpumand.discovery.matching import Candidate
 from gpumand.discovery.port_swap import Swap
 from gpumand.domain.consumer import ConsumerSpec
+from gpumand.host_setup import init_system
 
 TABLE = '[consumers.llm]\npreset = "ollama"\nunit = "ollama.service"\n'
 SERVICE = NewService("llm", "Ollama", f"{TABLE}vram_resident_mib = 4096\n")
@@ -121,6 +122,43 @@ def test_the_gateway_is_not_ignored_where_it_is_not_possible(options: tuple[str,
     assert (done.returncode, f"--gateway does not go with {options[0]}" in done.stderr) == (2, True), done
 
 
+def test_only_the_size_of_a_service_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizeless = NewService("asr", "Whisper", "[consumers.asr]\npreset = 'comfyui'\nunit = 'asr.service'\n")
+    unitless = NewService("tei", "TEI outside any service", "# [consumers.tei]\n# preset = 'tei'\n")
+    found = Survey((sizeless, unitless), (), (), ())
+
+    async def survey(_: GlobalOptions) -> Survey:
+        return found
+
+    monkeypatch.setattr(new_services, "survey", survey)
+    monkeypatch.setattr(system_files, "count_of_changes", lambda **_: 3)
+    Wizard(GlobalOptions(), Choices(changes=False), Dialog(is_asking=False)).run()
+    shown = capsys.readouterr().out
+    assert sizeless.missing == ["vram_resident_mib"]
+    assert "ask for vram_resident_mib of asr, or leave it out;" in shown
+    assert "leave out tei, of which a unit or a container that can be stopped is not known;" in shown
+
+
+def test_a_packaged_gpumand_is_not_started_without_systemd(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(init_system, "ROOT", tmp_path)
+    monkeypatch.setattr(system_files, "packaged_unit", lambda: tmp_path)
+    with pytest.raises(Failure, match="systemd does not run here, and gpumand is a service of systemd"):
+        Wizard(GlobalOptions(), Choices(), Dialog(is_asking=False))._install()
+
+
+@pytest.mark.parametrize(("uid", "sudo_user", "prefix"), [(0, "", ""), (0, "alice", "sudo "), (1000, "", "sudo ")])
+def test_the_first_command_of_a_user_has_sudo_only_where_sudo_is_used(
+    monkeypatch: pytest.MonkeyPatch, uid: int, sudo_user: str, prefix: str
+) -> None:
+    monkeypatch.setenv("SUDO_USER", sudo_user)
+    monkeypatch.delenv("GPUMAND_BUS_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    made = Wizard(GlobalOptions(), Choices(), Dialog(is_asking=False))
+    assert made._try("llm") == f"{prefix}gpumanctl acquire llm --ttl 30s"
+
+
 def wizard(monkeypatch: pytest.MonkeyPatch, *, gateway: bool | None) -> Wizard:
     """The wizard where one service is leased."""
     options = GlobalOptions(bus_address="unix:path=/nonexistent")
@@ -166,6 +204,7 @@ def test_a_lease_that_would_unload_a_service_is_left_out_with_the_reason(
         return SimpleNamespace(consumer="llm", unloads=("comfyui",), disturbs_nothing=False)
 
     monkeypatch.setattr(first_lease, "choose", choose)
+    monkeypatch.setenv("SUDO_USER", "alice")
     wizard(monkeypatch, gateway=None)._take_first_lease()
     said = capsys.readouterr().out
     assert "Not taken, since it would unload comfyui. Try it yourself: sudo gpumanctl" in said
