@@ -41,10 +41,26 @@ class Placer:
         if self._is_unique_and_absent(consumer):
             return []
         view = self._table.view()
+        holder = self.holder(consumer)
+        if holder is not None and any(one.machine_id == holder.machine_id for one in view.usable()):
+            view = replace(view, hosts={holder.machine_id: holder})
         return placement.candidates(view, consumer, replicas_at=self._replicas_at(), without=without)
+
+    def holder(self, consumer: str) -> HostRow | None:
+        """The host that holds a unique consumer, whether its row shows the consumer yet or not; None = none is known.
+
+        Other hosts would refuse the consumer.
+        """
+        known = self._table.rows.get(self._table.holders.of(consumer))
+        if known is None or not (known.row.is_away or consumer in known.row.consumers):
+            return None
+        having = (one.row.consumers.get(consumer) for one in self._table.rows.values())
+        return known.row if any(one is not None and one.unique for one in having) else None
 
     def _is_unique_and_absent(self, consumer: str) -> bool:
         """Whether the only host that may have a consumer loaded has it, and its gpumand restarts."""
+        if (holder := self.holder(consumer)) is not None and holder.is_away:
+            return True
         absences = self._table.absences
         having = [one for one in absences.having(consumer) if one.has_agent and absences.left_sec(one) > 0]
         rows = [one.row.consumers[consumer] for one in having]
@@ -129,13 +145,13 @@ class Placer:
         """
         if self.candidates(consumer, without):
             return None
-        absences, losses = self._table.absences, self._table.losses()
-        for one in absences.having(consumer):
-            known = self._table.rows.get(one.row.machine_id)
-            is_there = known is not None and known.row.gateway and one.row.machine_id not in {*losses, *without}
-            if known is not None and is_there and absences.left_sec(one) > 0:
-                return known.row
-        return None
+        absences, holder = self._table.absences, self.holder(consumer)
+        names = [one.row.machine_id for one in absences.having(consumer) if absences.left_sec(one) > 0]
+        if holder is not None and holder.is_away:
+            names = [holder.machine_id]
+        unusable = {*self._table.losses(), *without}
+        found = (self._table.rows[one].row for one in names if one in self._table.rows and one not in unusable)
+        return next((row for row in found if row.gateway), None)
 
     def check_known(self, consumer: str) -> None:
         """Raise NoSuchConsumer if all consumers of all hosts are known, and this one is not among them.
@@ -152,6 +168,8 @@ class Placer:
     def no_host(self, consumer: str) -> GpumandError:
         """The error of a request that no host can serve now, with the state of each host that has the consumer."""
         rows = [one.row for one in self._table.rows.values() if consumer in one.row.consumers]
+        if (holder := self.holder(consumer)) is not None and holder.is_away:
+            return NoHost(f"{consumer} may be loaded on one host only: {self._describe_away(holder)}.")
         absences = self._table.absences
         absent = [absences.describe(one) for one in absences.having(consumer)]
         if not rows and absent:
@@ -164,6 +182,12 @@ class Placer:
         states = [f"{row.name} {describe_state(row, losses, drained)}" for row in rows]
         states += [f"{one} is not reachable" for one in absent]
         return NoHost(f"no host of the fleet can serve {consumer} now: {', '.join(states)}")
+
+    def _describe_away(self, row: HostRow) -> str:
+        """A host whose gpumand gives no answer, with what to do."""
+        if (absence := self._table.absences.of_host(row.machine_id)) is None:
+            return f"{row.name} (its gpumand gives no answer). Try again later"
+        return f"{self._table.absences.describe(absence)}. Try again later"
 
     def _unknown(self) -> str:
         """The hosts of which no consumers are known, because their gpumand gives no answer; "" = none."""

@@ -20,6 +20,7 @@ from gpumand.fleet.placement import FleetView
 from gpumand.fleet.row_json import parse_host, parse_intent
 from gpumand.fleet.rows import HostRow, Intent
 from gpumand.fleet.store import Change, Entry, Interrupted, Listing, Removed
+from gpumand.fleet.unique_holders import UniqueHolders
 
 LOST_SEC = 5.0
 """A host that could not be reached gets no requests for this long, and until it has published another row."""
@@ -72,12 +73,14 @@ class HostTable:
     Attributes:
         interruption: why the store gives no news; "" while it does.
         leases: the leases that the hosts publish.
+        holders: the hosts that hold unique consumers.
         absences: the hosts that were in the table a moment ago.
     """
 
     def __init__(self, keys: Keys, clock: Callable[[], float]) -> None:
         self.interruption = "the store was not read yet"
         self.leases = PublishedLeases(keys)
+        self.holders = UniqueHolders(keys)
         self.absences = Absences(clock)
         self._keys, self._clock = keys, clock
         self._rows: dict[str, KnownRow] = {}
@@ -237,7 +240,8 @@ class HostTable:
     def _all_keys(self) -> set[str]:
         hosts = {self._keys.host(name) for name in self._rows}
         drains = {self._keys.drain(name) for name in self._drains}
-        return hosts | drains | set(self._intents) | {self._keys.pin(name) for name in self._pins} | self.leases.keys
+        pins = {self._keys.pin(name) for name in self._pins}
+        return hosts | drains | set(self._intents) | pins | self.leases.keys | self.holders.keys
 
     def _write(self, entry: Entry) -> None:
         self._revision = max(self._revision, entry.revision)
@@ -254,6 +258,8 @@ class HostTable:
             self._write_intent(entry, name)
         elif self.leases.holds(key):
             self.leases.write(entry)
+        elif self.holders.has_key(key):
+            self.holders.write(entry)
         elif (name := last_part(key, keys.drains)) and is_machine_id(name):
             _check_room(self._drains, name, MAX_KEPT, "drains")
             self._drains.add(name)
@@ -293,6 +299,7 @@ class HostTable:
         self._remove_row(last_part(key, keys.hosts))
         self._intents.pop(key, None)
         self.leases.remove(key)
+        self.holders.remove(key)
         self._drains.discard(last_part(key, keys.drains))
         self._pins.pop(last_part(key, keys.pins), None)
 

@@ -192,9 +192,16 @@ class UniqueRules:
         """Claim what is loaded here without the fleet, and give up what is not loaded any more."""
         if not row.is_away:
             self._names = frozenset(name for name, one in row.consumers.items() if one.unique)
+        if self.claims is None:
+            return
         for name, consumer in row.consumers.items():
-            if consumer.unique and self.claims is not None:
+            if consumer.unique:
                 self._follow(name, consumer, self.claims)
+        if not row.is_away:
+            # A changed configuration of gpumand has taken these, or their rule, from this host.
+            for name in self._claimed - self._names:
+                self._claimed.discard(name)
+                self._spawn(self._give_up(name, self.claims))
 
     def _follow(self, name: str, consumer: ConsumerRow, claims: UniqueClaims) -> None:
         if claims.holds(name) or consumer.residency in GONE:

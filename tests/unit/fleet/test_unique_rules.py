@@ -330,3 +330,31 @@ async def test_consumer_that_gpumand_no_longer_has_is_no_unique_one() -> None:
     made.row = replace(made.row, version="1", consumers={})
     made.rules.note_row(made.row)
     assert not made.rules.is_unique("chat")
+
+
+async def test_consumer_that_the_configuration_has_taken_from_the_host_is_given_up() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    await made.show(residency=RESIDENT)
+    made.row = replace(made.row, consumers={"image": made.row.consumers["image"]})
+    made.rules.note_row(made.row)
+    await asyncio.sleep(0.01)
+    assert made.claims.released == ["chat"]
+
+
+async def test_consumer_that_is_not_unique_any_more_is_given_up_once_it_is_idle() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    await made.show(residency=RESIDENT, unique=False, leases=1)
+    assert made.claims.released == []
+    await made.show(leases=0)
+    assert made.claims.released == ["chat"]
+
+
+async def test_consumers_are_not_given_up_while_gpumand_gives_no_answer() -> None:
+    made = Host()
+    await made.rules.require("chat")
+    await made.show(residency=RESIDENT)
+    made.rules.note_row(replace(made.row, version="", consumers={}))
+    await asyncio.sleep(0.01)
+    assert made.claims.released == []
