@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+READER_SEC = 30.0
+"""How long a FIFO waits for its reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +65,15 @@ class HostTree:
         return file
 
     def release(self, path: str) -> None:
-        """Let a reader that hangs at a FIFO go on; it reads an empty file."""
-        os.close(os.open(self.path(path), os.O_WRONLY | os.O_NONBLOCK))
+        """Let a reader that hangs at a FIFO go on; it reads an empty file. Raises OSError if there is none in time."""
+        deadline = time.monotonic() + READER_SEC
+        while True:
+            try:
+                return os.close(os.open(self.path(path), os.O_WRONLY | os.O_NONBLOCK))
+            except OSError as error:  # the reader was started, but has not opened the FIFO yet
+                if error.errno != errno.ENXIO or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.01)
 
     # -- cards ---------------------------------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ async def test_request_is_not_queued_behind_one_that_waits_for_the_lease_of_its_
     behind = asyncio.create_task(world.arbiter.acquire(client(2), "b", LONG))
     await world.clock.sleep(40.0)
 
-    nested = await asyncio.wait_for(world.arbiter.acquire(client(3), "small", within(outer)), 5)
+    nested = await asyncio.wait_for(world.arbiter.acquire(client(3), "small", within(outer)), 30)
 
     assert nested.lease.consumer == "small"
     await world.arbiter.release(nested.lease.id)

@@ -13,7 +13,7 @@ from gpumand.bus.signal_matches import Signal
 from gpumand.client.calls import Calls
 from gpumand.client.lease_watch import MAX_EARLY_ENDS, Ended, LeaseWatch
 
-DEADLINE_SEC = 5.0
+DEADLINE_SEC = 30.0
 
 
 class Connection:

@@ -34,7 +34,7 @@ class World:
         self.reported: list[UnitState] = []
 
     async def settle(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110, the condition is a list that callbacks fill
                 await asyncio.sleep(0)
 

@@ -23,6 +23,6 @@ def test_unknown_consumer_error_suggests_the_nearest_name() -> None:
 
 
 def test_very_long_name_is_compared_quickly() -> None:
-    began = time.perf_counter()
+    began = time.thread_time()  # a busy machine takes longer
     nearest("ab" * 100_000, [f"{'ab' * 30}{number}" for number in range(100)])
-    assert time.perf_counter() - began < 1.0
+    assert time.thread_time() - began < 0.3

@@ -17,8 +17,9 @@ from gpumand.fleet.calls import AcquireCall, Basis, DrainCall, LoadCall, PlanCal
 from gpumand.fleet.errors import NoHost, NoSuchHost, NotResident, StaleToken
 from gpumand.fleet.intents import IntentGuard
 from tests.unit.fleet.fleet_rows import COLD, LOADING, RESIDENT, consumer, host, machine_id
-from tests.unit.fleet.router_setup import intents, until
+from tests.unit.fleet.router_setup import intents
 from tests.unit.fleet.scripted_fleet import ScriptedFleet, lost
+from tests.waiting import until
 
 # -- loaded consumers ------------------------------------------------------------------------------------------------
 

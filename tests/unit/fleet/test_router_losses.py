@@ -20,8 +20,9 @@ from gpumand.fleet.row_json import encode_intent
 from gpumand.fleet.rows import Intent
 from gpumand.fleet.store import Entry
 from tests.unit.fleet.fleet_rows import COLD, consumer, host, machine_id
-from tests.unit.fleet.router_setup import intents, started_fleet, until
+from tests.unit.fleet.router_setup import intents, started_fleet
 from tests.unit.fleet.scripted_fleet import ScriptedFleet, lost
+from tests.waiting import until
 
 # -- refusals and losses ---------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from gpumand.fleet.store import StoreUnavailable
 from gpumand.fleet.unique_rules import FENCED, UniqueRules
 from tests.unit.fleet.fleet_rows import COLD, LOADING, RESIDENT, consumer, host, machine_id
 from tests.unit.fleet.scripted_fleet import ScriptedLease
+from tests.waiting import settled
 
 
 class ScriptedClaims:
@@ -58,7 +59,7 @@ class Host:
         chat = replace(self.row.consumers["chat"], **more)  # type: ignore[arg-type]
         self.row = replace(self.row, consumers={**self.row.consumers, "chat": chat})
         self.rules.note_row(self.row)
-        await asyncio.sleep(0.01)
+        await settled()
 
 
 async def test_unique_consumer_is_claimed_and_others_are_not() -> None:
@@ -104,7 +105,7 @@ async def test_lease_that_was_granted_while_the_fence_fell_ends_at_once() -> Non
     await made.rules.require("chat")
     made.claims.held.clear()
     guarded = made.rules.guard("chat", ScriptedLease("gpu1"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await guarded.wait_ended() == FENCED
 
 
@@ -163,7 +164,7 @@ async def test_request_that_comes_while_the_claim_is_given_up_keeps_it() -> None
     made.rules.note_row(made.row)
     with made.rules.pending("chat"):
         await made.rules.require("chat")
-        await asyncio.sleep(0.01)
+        await settled()
         assert not made.claims.released
     await made.show(residency=COLD)
     assert made.claims.released == ["chat"]

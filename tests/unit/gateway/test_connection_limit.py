@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -14,6 +14,7 @@ from gpumand.gateway import connections
 from gpumand.gateway.acceptor import Acceptor
 from gpumand.gateway.connections import Connection
 from tests.unit.gateway.raw_relay import front
+from tests.waiting import block_until, until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = 48 * 1024
@@ -28,11 +29,6 @@ async def answer_small(request: web.BaseRequest) -> web.StreamResponse:
 
 async def answer_large(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(body=b"a" * LARGE)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.01)
 
 
 def all_of(acceptor: Acceptor) -> list[Connection]:
@@ -116,6 +112,7 @@ async def test_connection_that_has_just_sent_a_request_is_not_ended() -> None:
     async with front(answer_small) as (acceptor, port), connected(port) as first, connected(port) as second:
         await served(first)
         await served(second)
+        await until(lambda: all(one.is_expendable for one in all_of(acceptor)))
         one, other = all_of(acceptor)
         # As asyncio does it: the head of the next request is received, and its handler begins one turn later.
         one.data_received(GET)
@@ -133,12 +130,13 @@ async def test_request_that_was_not_read_yet_is_not_lost() -> None:
         await until(lambda: one.is_expendable)
         streams[1].write(GET)
         # The kernel delivers within this turn of the event loop, in which the gateway cannot read.
-        assert not one.is_expendable
+        block_until(lambda: not one.is_expendable, "the kernel has the request")
         await streams[0].readuntil(b"\r\n\r\nok")
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET / HT"])
 async def test_new_client_has_time_to_send_its_request(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "QUIET_SEC", 3600.0)
     async with front(answer_small) as (acceptor, port), connected(port) as (_, writer):
         writer.write(begin)
         await until(lambda: len(acceptor))

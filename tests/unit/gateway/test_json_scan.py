@@ -95,9 +95,9 @@ def test_escaped_name_of_the_member_counts() -> None:
 
 def test_large_documents_are_read_quickly_and_hostile_ones_are_refused() -> None:
     image = b'{"image":"' + b"A" * (50 << 20) + b'","model":"a"}'
-    began = time.monotonic()
+    began = time.thread_time()  # a busy machine takes longer
     assert scan(image).members == {"image": True, "model": "a"}
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
     with pytest.raises(BadJson):
         scan(b'{"a":' + b"[" * (MAX_TOKENS + 2))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from gpumand.client.errors import LoadFailed, NoAnswer, NoSuchLease
 from gpumand.client.values import Grant
 from gpumand.gateway.leases import LeaseKeeper, LeaseSettings
+from tests.waiting import until
 
 
 class FakeArbiter:
@@ -45,14 +45,6 @@ class FakeArbiter:
 async def settle() -> None:
     for _ in range(6):
         await asyncio.sleep(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("the condition was not met within 2 s")
 
 
 def keeper(arbiter: FakeArbiter, **settings: float) -> LeaseKeeper:

@@ -36,7 +36,7 @@ class Stream:
         self._monkeypatch = monkeypatch
         self.ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self.file = self.ours.makefile("w")
-        self.theirs.settimeout(5)
+        self.theirs.settimeout(30)
 
     def replace_stderr(self) -> None:
         """Replace stderr; called in the test itself, because pytest replaces stderr before it."""
@@ -61,7 +61,7 @@ def stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stream]:
 def journal(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as instance:
         instance.bind(str(tmp_path / "journal"))
-        instance.settimeout(5)
+        instance.settimeout(30)
         yield instance
 
 

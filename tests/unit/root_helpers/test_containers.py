@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 
 from gpumand.root_helpers import containers
 from gpumand.root_helpers.container_engine import Engine, described, log_lines
-from gpumand.root_helpers.containers import Server, configured_containers, engines_of
+from gpumand.root_helpers.containers import configured_containers, engines_of
 from gpumand.testing.container_engine import FakeContainer
 from tests.unit.root_helpers.helper_host import Host
 
@@ -230,84 +228,6 @@ async def test_only_times_of_engines_reach_a_log_request(host: Host, times: dict
     host.docker.containers = [FakeContainer("comfyui", lines=["out of memory"])]
     assert await host.do("logs", **times) == {"lines": ["out of memory"]}
     assert host.docker.requests[-1].endswith("tail=5")
-
-
-# -- server ------------------------------------------------------------------------------------------------------------
-
-
-def ask(path: str, line: bytes, limit_sec: float = 20.0) -> dict[str, Any]:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(limit_sec)
-        client.connect(path)
-        client.sendall(line)
-        with client.makefile("rb") as stream:
-            answer = json.loads(stream.readline())
-        assert isinstance(answer, dict)
-        return answer
-
-
-@pytest.mark.parametrize(
-    "line", [b"\n", b"nonsense\n", b"[1]\n", b'{"do": ["stop"]}\n', b"x" * 20_000 + b"\n", b"[" * 4000 + b"\n"]
-)
-async def test_server_answers_invalid_requests_with_a_refusal(host: Host, tmp_path: Path, line: bytes) -> None:
-    with serving(host, tmp_path, {os.getuid()}) as path:
-        answer = await asyncio.to_thread(ask, path, line)
-    assert answer["reason"] == "denied"
-
-
-async def test_server_refuses_other_users(host: Host, tmp_path: Path) -> None:
-    host.docker.containers = [FakeContainer("comfyui", status="running")]
-    with serving(host, tmp_path, {os.getuid() + 1}) as path:
-        answer = await asyncio.to_thread(ask, path, b'{"do": "stop", "container": "comfyui"}\n')
-    assert (answer["reason"], host.docker.requests) == ("denied", [])
-
-
-async def test_slow_stop_does_not_delay_other_requests(host: Host, tmp_path: Path) -> None:
-    host.configure("comfyui", "llama")
-    host.docker.containers = [
-        FakeContainer("comfyui", status="running", stop_sec=1.0),
-        FakeContainer("llama", id="2" * 64, status="running"),
-    ]
-    with serving(host, tmp_path, {os.getuid()}) as path:
-        stopping = asyncio.create_task(asyncio.to_thread(ask, path, b'{"do": "stop", "container": "comfyui"}\n'))
-        state = await asyncio.to_thread(ask, path, b'{"do": "inspect", "container": "llama"}\n')
-        assert (state["ok"]["running"], stopping.done()) == (True, False)
-        assert "ok" in await stopping
-
-
-async def test_server_ends_when_idle(host: Host, tmp_path: Path) -> None:
-    with serving(host, tmp_path, {os.getuid()}, idle_sec=0.05) as path:
-        pass
-    assert path  # leaving the context waits for the end of the server
-
-
-async def test_server_ends_early_when_an_engine_may_have_appeared(
-    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(containers, "STALE_SEC", 0.0)
-    host.operations.is_stale = True
-    with serving(host, tmp_path, {os.getuid()}, idle_sec=3600):
-        pass
-
-
-class serving:  # noqa: N801, reads as a verb
-    """Serve on a socket in a thread; leaving waits until the server has ended by itself."""
-
-    def __init__(self, host: Host, folder: Path, uids: set[int], idle_sec: float = 0.5) -> None:
-        self._path = str(folder / "helper.sock")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self._path)
-        self._listener.listen()
-        self._thread = threading.Thread(target=Server(self._listener, host.operations, uids, idle_sec).serve)
-
-    def __enter__(self) -> str:
-        self._thread.start()
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join(timeout=20)
-        assert not self._thread.is_alive()
-        self._listener.close()
 
 
 # -- command -----------------------------------------------------------------------------------------------------------

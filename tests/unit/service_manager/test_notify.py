@@ -15,7 +15,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
     """The service manager's end of the notification socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as endpoint:
         endpoint.bind(str(tmp_path / "notify"))
-        endpoint.settimeout(5)
+        endpoint.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield endpoint
 
@@ -67,7 +67,7 @@ def test_empty_status_is_not_sent(manager: socket.socket, notifier: Notifier) ->
 def test_abstract_socket_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as endpoint:
         endpoint.bind(f"\0gpumand-test-{os.getpid()}")
-        endpoint.settimeout(5)
+        endpoint.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", f"@gpumand-test-{os.getpid()}")
         notifier = Notifier()
         notifier.ready()

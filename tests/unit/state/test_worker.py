@@ -82,7 +82,7 @@ async def test_close_runs_pending_functions_and_ends_the_thread() -> None:
     await asyncio.gather(*waiting)
     for thread in threading.enumerate():
         if thread.name == "gpumand-test-close":  # it is about to end
-            thread.join(timeout=10)
+            thread.join(timeout=30)
             assert not thread.is_alive()
 
 
@@ -108,4 +108,4 @@ def test_loop_closed_before_the_function_returns_is_no_error() -> None:
     asyncio.run(submit_and_cancel())
     gate.set()
 
-    assert done.wait(timeout=10)
+    assert done.wait(timeout=30)

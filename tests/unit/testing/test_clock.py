@@ -132,7 +132,7 @@ async def test_deadline_is_reached_despite_rounding_errors() -> None:
     clock = FakeClock(autojump=True)
     deadline = clock.monotonic() + 1e-10
     assert deadline > clock.monotonic()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while clock.monotonic() < deadline:
             await clock.sleep(deadline - clock.monotonic())
 

@@ -193,7 +193,7 @@ async def test_engine_that_hangs_delays_a_reading_only_once_and_for_a_limited_ti
     host.engine.states = [docker()]
     host.engine.answering.clear()
     host.configure(comfyui={"container": "comfyui"})
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         assert await host.consumers() == [""]
         assert await host.held("comfyui") is None
         host.engine.answering.set()

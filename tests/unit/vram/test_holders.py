@@ -17,6 +17,7 @@ from gpumand.host.clock import SystemClock
 from gpumand.testing.vram import FakeVram
 from gpumand.vram.attribution import AttributedSource
 from gpumand.vram.holders import HolderTree, ProcessEntry, ancestors, identify, read_table
+from tests.waiting import DEADLINE_SEC
 
 TRAINING = {"r": Holder(ProcessKey(10, 100))}
 
@@ -131,8 +132,9 @@ async def test_unit_of_a_ttl_client_is_looked_up_and_a_hanging_systemd_is_not_wa
             return ""
 
     owner = Owner(":1.1", os.getuid(), os.getpid())
-    for units, expected in ((Units(**{"job.service": os.getpid()}), "job.service"), (Hanging(), "")):
-        source = AttributedSource(Source(), units, lookup_timeout_sec=0.05)
+    answering = Units(**{"job.service": os.getpid()})
+    for units, expected, limit_sec in ((answering, "job.service", DEADLINE_SEC), (Hanging(), "", 0.05)):
+        source = AttributedSource(Source(), units, lookup_timeout_sec=limit_sec)
         holder = await source.identify(owner, LeaseLifetime.TTL)
         assert (holder.last_unit, holder.process.pid) == (expected, os.getpid())
         await source.close()

@@ -92,24 +92,6 @@ async def test_only_a_failure_of_all_sources_is_one_of_the_whole() -> None:
     assert (await source.read()).error == "a: 1; b: 2"
 
 
-async def test_a_source_that_hangs_does_not_delay_the_next_readings_of_others(tree: HostTree) -> None:
-    clock = FakeClock()
-    path = "/sys/devices/pci0000:00/0000:00:01.1/0000:03:00.0/mem_info_vram_used"
-    source = SeveralSources([nvml(), AmdgpuSource(clock, rx7900xtx(tree).root, call_timeout_sec=0.1)], clock)
-    assert (await source.read()).devices[1].free_mib == 9712
-    tree.fifo(path)
-    for _ in range(2):
-        reading = await source.read()
-        assert reading.error == ""
-        assert reading.devices[0].free_mib == 24000
-        assert reading.devices[1].error.startswith("sysfs-hangs: ")
-    # The watchdog must not restart a daemon that serves the other cards.
-    assert source.busy_sec == 0.0
-    assert source.thread_alive
-    tree.release(path)
-    await source.close()
-
-
 async def test_a_reading_of_some_devices_reads_only_their_sources() -> None:
     one, other = nvml(), nvml(Reading(error="b: 2"))
     source = SeveralSources([one, other], FakeClock())

@@ -126,21 +126,6 @@ async def test_host_without_an_xe_card_says_so(tree: HostTree, source: XeSource)
     assert await source.read() == Reading(error=MISSING)
 
 
-async def test_hanging_file_is_reported_and_recovers(tree: HostTree) -> None:
-    b580_dmem(tree)
-    source = XeSource(SystemClock(), tree.root, call_timeout_sec=0.05)
-    assert not (await source.read()).error
-    tree.fifo("/sys/fs/cgroup/dmem.capacity")
-    hanging = await source.read()
-    assert hanging.error.startswith("sysfs-hangs: ")
-    assert [sample.total_mib for sample in hanging.devices] == [None]
-    tree.release("/sys/fs/cgroup/dmem.capacity")
-    b580_dmem(tree)
-    while (await source.read()).error:
-        pass
-    await source.close()
-
-
 async def test_amounts_of_a_sleeping_card_prove_no_release(tree: HostTree, source: XeSource) -> None:
     dmem = b580_dmem(tree)
     assert (await only(source)).proves_release

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,8 +12,9 @@ import pytest
 from gpumand.containers.client import HelperContainers
 from gpumand.ports import ContainerFailed
 from gpumand.root_helpers.container_engine import Engine
-from gpumand.root_helpers.containers import Operations, Server
+from gpumand.root_helpers.containers import Operations
 from gpumand.testing.container_engine import FakeContainer, FakeEngine
+from tests.integration.containers.helper_server import HelperServer
 
 
 class Chain:
@@ -29,24 +28,19 @@ class Chain:
         config = folder / "gpumand.toml"
         config.write_text('[consumers.a]\ncontainer = "comfyui"\n[consumers.b]\ncontainer = "absent"\n')
         config.chmod(0o644)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
         operations = Operations(lambda: [config], [Engine("docker", self.engine_path)], os.getuid())
-        self._server = Server(self._listener, operations, {os.getuid()}, idle_sec=0.3)
-        self._thread = threading.Thread(target=self._server.serve)
+        self._server = HelperServer(self.path, operations, {os.getuid()})
         self.client = HelperContainers(self.path, settle_sec=0.01, restart_sec=0.1)
 
     async def open(self) -> None:
         await self.engine.listen(self.engine_path)
-        self._thread.start()
+        self._server.start()
 
     async def close(self) -> None:
-        await asyncio.to_thread(self._thread.join, 20)
+        await asyncio.to_thread(self._server.end)
         await self.engine.close()
-        self._listener.close()
 
-    async def failure(self, verb: str, name: str = "comfyui", timeout_sec: float = 5.0) -> ContainerFailed:
+    async def failure(self, verb: str, name: str = "comfyui", timeout_sec: float = 30.0) -> ContainerFailed:
         with pytest.raises(ContainerFailed) as failed:
             await getattr(self.client, verb)(name, timeout_sec)
         return failed.value
@@ -61,28 +55,28 @@ async def chain(tmp_path: Path) -> AsyncIterator[Chain]:
 
 
 async def test_container_starts_and_stops(chain: Chain) -> None:
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     state = await chain.client.inspect("comfyui")
     assert (state.engine, state.name, state.running, state.pid) == ("docker", "comfyui", True, 4321)
 
-    await chain.client.start("comfyui", 5.0)  # it runs already
+    await chain.client.start("comfyui", 30.0)  # it runs already
     assert chain.comfyui.runs == 1
-    await chain.client.stop("comfyui", 5.0)
+    await chain.client.stop("comfyui", 30.0)
     assert (await chain.client.inspect("comfyui")).running is False
     assert [one.name for one in await chain.client.list()] == ["comfyui"]
 
 
 async def test_runs_are_told_apart_by_their_start(chain: Chain) -> None:
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     first = (await chain.client.inspect("comfyui")).run_id
-    await chain.client.stop("comfyui", 5.0)
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.stop("comfyui", 30.0)
+    await chain.client.start("comfyui", 30.0)
     assert (await chain.client.inspect("comfyui")).run_id != first
 
 
 async def test_container_that_comes_back_after_its_stop_is_a_failure_with_its_policy(chain: Chain) -> None:
     chain.comfyui.restart_policy, chain.comfyui.comes_back = "always", True
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     failed = await chain.failure("stop")
     assert failed.reason == "restarted"
     assert "its restart policy is always. Change it: docker update --restart=no comfyui" in str(failed)
@@ -90,7 +84,8 @@ async def test_container_that_comes_back_after_its_stop_is_a_failure_with_its_po
 
 async def test_container_that_its_unit_starts_again_names_the_unit(chain: Chain) -> None:
     chain.comfyui.labels = {"PODMAN_SYSTEMD_UNIT": "comfyui.service"}
-    await chain.client.start("comfyui", 5.0)
+    chain.client = HelperContainers(chain.path, settle_sec=0.01, restart_sec=30.0)  # the new run ends the wait
+    await chain.client.start("comfyui", 30.0)
     chain.comfyui.stopped = lambda: asyncio.get_running_loop().call_later(0.05, chain.comfyui.begin)
     failed = await chain.failure("stop")
     assert (failed.reason, 'Set unit = "comfyui.service"' in str(failed)) == ("restarted", True)
@@ -98,15 +93,15 @@ async def test_container_that_its_unit_starts_again_names_the_unit(chain: Chain)
 
 async def test_stop_without_effect_is_a_failure(chain: Chain) -> None:
     chain.comfyui.stays = True
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     assert "did not stop: docker says that it still runs" in str(await chain.failure("stop"))
 
 
 async def test_container_removed_by_its_stop_is_stopped(chain: Chain) -> None:
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     chain.comfyui.stopped = chain.engine.containers.clear
-    await chain.client.stop("comfyui", 5.0)
-    await chain.client.stop("absent", 5.0)
+    await chain.client.stop("comfyui", 30.0)
+    await chain.client.stop("absent", 30.0)
 
 
 async def test_start_of_an_absent_container_says_how_to_create_it(chain: Chain) -> None:
@@ -125,7 +120,7 @@ async def test_log_lines_are_those_of_the_container(chain: Chain) -> None:
 
 
 async def test_timeout_of_the_helper_is_reported(chain: Chain) -> None:
-    await chain.client.start("comfyui", 5.0)
+    await chain.client.start("comfyui", 30.0)
     chain.comfyui.stop_sec = 3600
     failed = await chain.failure("stop", timeout_sec=0.2)
     assert (failed.reason, str(failed)) == ("timeout", "container comfyui did not stop within 0.2 s")

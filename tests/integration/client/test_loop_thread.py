@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gpumand.client.loop_thread import LoopThread
+from tests.waiting import DEADLINE_SEC
 
 
 async def answer(value: int) -> int:
@@ -77,18 +78,18 @@ def test_call_during_close_does_not_hang() -> None:
             await asyncio.sleep(0.2)
 
     def late() -> int:
-        cancelled.wait(5)
+        assert cancelled.wait(DEADLINE_SEC)
         return loop.run(answer(7))
 
     loop = LoopThread()
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: loop.run(slow_cleanup()))
-        started.wait(5)
+        assert started.wait(DEADLINE_SEC)
         second = pool.submit(late)
         loop.close()
         for one in (first, second):
             with pytest.raises(RuntimeError, match="closed"):
-                one.result(5)
+                one.result(DEADLINE_SEC)
 
 
 def test_call_that_the_loop_never_starts_does_not_hang() -> None:
@@ -97,18 +98,18 @@ def test_call_that_the_loop_never_starts_does_not_hang() -> None:
 
     def keep_busy() -> None:
         taken.set()
-        going.wait(5)
+        assert going.wait(DEADLINE_SEC)
         loop._loop.stop()  # as close() does; calls submitted from now on miss this iteration
 
     loop._loop.call_soon_threadsafe(keep_busy)
-    taken.wait(5)
+    assert taken.wait(DEADLINE_SEC)
     with ThreadPoolExecutor(1) as pool:
         forever = pool.submit(lambda: loop.run(asyncio.Event().wait()))
         while not loop._calls:
             going.wait(0.001)
         going.set()
         with pytest.raises(RuntimeError, match="closed"):
-            forever.result(5)
+            forever.result(DEADLINE_SEC)
 
 
 def test_running_call_is_cancelled_by_close() -> None:
@@ -121,10 +122,10 @@ def test_running_call_is_cancelled_by_close() -> None:
     loop = LoopThread()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(lambda: loop.run(forever()))
-        started.wait(5)
+        assert started.wait(DEADLINE_SEC)
         loop.close()
         with pytest.raises(RuntimeError, match="closed during the call"):
-            waiting.result(5)
+            waiting.result(DEADLINE_SEC)
 
 
 # Python 3.12 and later warn about forks in multi-threaded programs, which this test is about.
