@@ -232,8 +232,12 @@ class Actions:
                 return replace(report, freed_mib=freed_mib)
             is_late = clock.monotonic() >= deadline
             jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
-            if jobs or (is_late and (gives_way is None or not await unload.is_waited_for())):
-                ended = await self._given_up(report, check, is_enough_free, waited_sec, jobs, is_late=is_late)
+            if jobs or (
+                is_late and (gives_way is None or not await unload.is_waited_for(freed_mib, check.expected_mib))
+            ):
+                put_off = unload.describe(jobs, freed_mib, check.expected_mib) if jobs else ""
+                given_up = replace(report, error=put_off, deferred_by=jobs)
+                ended = await self._given_up(given_up, check, is_enough_free, waited_sec, is_late=is_late)
                 if ended is not None:
                     return ended
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
@@ -245,7 +249,6 @@ class Actions:
         check: MultiDeviceEvictionCheck,
         is_enough_free: Callable[[], bool],
         waited_sec: float,
-        jobs: int,
         *,
         is_late: bool,
     ) -> EvictionReport | None:
@@ -258,12 +261,12 @@ class Actions:
         now = self._current_samples(check)
         freed_mib = check.freed_mib(now)
         if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
-            return replace(report, freed_mib=freed_mib)
+            return replace(report, freed_mib=freed_mib, error="", deferred_by=0)
         if not is_late and has_begun(freed_mib):
             return None
-        if not jobs:
+        if not report.deferred_by:
             return self._timed_out(report, check, freed_mib, waited_sec)
-        return replace(report, freed_mib=freed_mib or 0, error=_put_off(jobs), deferred_by=jobs)
+        return replace(report, freed_mib=freed_mib or 0)
 
     @staticmethod
     def _is_proof(report: EvictionReport, freed_mib: int) -> bool:
@@ -318,10 +321,6 @@ class Actions:
     def _may_stop_more(report: EvictionReport, spec: ConsumerSpec) -> bool:
         """Whether a method is left that ends processes: a container lives on when its ``docker run`` is killed."""
         return any(method in STOPPING and str(method) not in report.tried for method in spec.evict)
-
-
-def _put_off(jobs: int) -> str:
-    return f"its unload waits for the requests of {jobs} client{'' if jobs == 1 else 's'}"
 
 
 def residency_after(report: EvictionReport, consumer: ConsumerState) -> Residency:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gpumand.arbiter.state import ArbiterState
-from gpumand.domain import location, shared_units
+from gpumand.domain import busyness, location, shared_units
 from gpumand.domain.device import Sample, format_devices
 from gpumand.domain.errors import NoSuchConsumer
 from gpumand.domain.reservation import is_reservation
@@ -156,9 +156,12 @@ def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
 
 
 def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
-    """The load or unload in progress and its duration, in one line; "" when there is none."""
+    """The load or unload in progress and its duration, or that an unload is put off, in one line; "" = neither."""
+    if busyness.is_deferring(consumer):
+        return f"{busyness.describe_work(consumer)}: it accepted an unload and freed nothing"
     if consumer.residency not in IN_PROGRESS:
         return ""
     seconds = max(0.0, (state.clock.realtime_usec() - consumer.since_usec) / 1e6)
     started = " (not started by gpumand)" if consumer.external_load else ""
-    return f"{consumer.residency} for {seconds:.0f} s{started}"
+    unfreed = busyness.describe_unfreed(consumer)
+    return f"{consumer.residency} for {seconds:.0f} s{started}{unfreed and f': {unfreed}'}"

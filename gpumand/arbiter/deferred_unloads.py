@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain.consumer import BusyRoute, EvictionMethod
-from gpumand.domain.events import EvictionReport
+from gpumand.domain.deferred_unloads import describe_put_off
+from gpumand.domain.events import EvictionDeferred, EvictionReport
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.ports import ConsumerRoutes
 
@@ -37,6 +38,12 @@ def has_begun(freed_mib: int | None) -> bool:
     return freed_mib is None or freed_mib > SLACK_MIB
 
 
+def announce_put_off(state: ArbiterState, report: EvictionReport) -> None:
+    """Publish that an unload is put off, after the state that belongs to it. The report says by what."""
+    state.publish_changes()
+    state.publish(EvictionDeferred(report))
+
+
 class DeferredUnload:
     """One eviction attempt, from the moment at which its method reported success.
 
@@ -51,6 +58,7 @@ class DeferredUnload:
         self, state: ArbiterState, routes: ConsumerRoutes, report: EvictionReport, gives_way: GivesWay
     ) -> None:
         self._state, self._routes, self._gives_way = state, routes, gives_way
+        self._report, self._is_announced = report, False
         self._spec = state.consumer(report.consumer).spec
         self._is_by_route = report.method == EvictionMethod.HTTP
         self._began = state.clock.monotonic()
@@ -74,18 +82,32 @@ class DeferredUnload:
         self._next_look = now + POLL_SEC
         return await self._gives_way()
 
-    async def is_waited_for(self) -> bool:
+    async def is_waited_for(self, freed_mib: int | None, expected_mib: int) -> bool:
         """Whether it may wait for running requests, as Ollama's does, which the stop of its unit would cut off.
 
         A server with a busy check was asked before. Of another one the connections of its clients are evidence for the
-        grace period of its work; they may be idle.
+        grace period of its work; they may be idle. That is announced once.
+
+        Args:
+            freed_mib: MiB freed so far; None = unknown.
+            expected_mib: MiB that it should free.
         """
         if not self._is_by_route or self._spec.busy is not None or not self._spec.url or self._is_grace_over():
             return False
         clients = (await self._routes.probe_busy(replace(self._spec, busy=BY_CONNECTIONS))).jobs
-        if clients:
-            log.debug("%s: its unload may wait for the requests of %d connected clients", self._spec.name, clients)
+        if self._spec.name in self._state.ledger.consumers:
+            self._state.ledger.update(self._spec.name, unload_clients=clients or 0)
+        if clients and not self._is_announced:
+            self._is_announced = True
+            error = self.describe(clients, freed_mib, expected_mib)
+            log.info("%s: %s. It is waited for, for up to %g s", self._spec.name, error, self._spec.busy_grace_sec)
+            announce_put_off(self._state, replace(self._report, freed_mib=freed_mib or 0, error=error))
         return bool(clients)
+
+    def describe(self, jobs: int, freed_mib: int | None, expected_mib: int) -> str:
+        """What is known of the unload, in one line; arguments as of ``describe_put_off``."""
+        waited_sec = self._state.clock.monotonic() - self._began
+        return describe_put_off(self._spec, jobs, freed_mib, expected_mib, waited_sec)
 
     def _is_grace_over(self) -> bool:
         """Whether the grace period of its work is over, which began with an earlier unload that was put off."""

@@ -10,13 +10,13 @@ from functools import partial
 from gpumand.arbiter import log_messages
 from gpumand.arbiter.actions import Actions, residency_after
 from gpumand.arbiter.busy_probes import BusyProbes
-from gpumand.arbiter.deferred_unloads import GivesWay, never_gives_way
+from gpumand.arbiter.deferred_unloads import GivesWay, announce_put_off, never_gives_way
 from gpumand.arbiter.loading import LoadAttempt, LoadBrokenOff
 from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.partial_loads import note_partial_load
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget, parking, shared_units, victims
+from gpumand.domain import budget, busyness, parking, shared_units, victims
 from gpumand.domain.backoff import backoff_sec
 from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.decision import Decision
@@ -34,6 +34,9 @@ from gpumand.domain.wording import describe_devices
 from gpumand.ports import ConsumerRoutes, Store, UnitManager
 
 log = logging.getLogger(__name__)
+
+FREEING = "memory is being freed for it"
+"""What a request waits for whose job evicts consumers."""
 
 
 class Jobs:
@@ -145,6 +148,8 @@ class Jobs:
 
         async def gives_way() -> int:
             """For how many jobs the unload is given up: where another plan suffices, or no request waits any more."""
+            if unfreed := busyness.describe_unfreed(self._state.consumer(victim.consumer)):
+                entry.wait_for(f"{FREEING} (unload of {victim.consumer}: {unfreed})")
             if is_still_wanted() and not self._other_plan_suffices(victim.consumer, place, entry):
                 return 0
             return await self._busy_probes.jobs_behind_unload(victim.consumer)
@@ -160,6 +165,8 @@ class Jobs:
         report = EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
         enough = partial(self._has_enough_free, place, consumer)
         report = await self.evict(report, enough, why_not_now, gives_way=gives_way)
+        if entry.waiting_for.startswith(FREEING):
+            entry.wait_for(FREEING)
         if not report.error:
             entry.evicted.append(victim.consumer)
         elif report.deferred_by:
@@ -210,7 +217,7 @@ class Jobs:
             residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now
         may_come = EvictionMethod.HTTP in report.tried or self._state.consumer(report.consumer).unload_pending
         is_pending = bool(report.error) and may_come and residency is Residency.UNKNOWN
-        self._state.ledger.update(report.consumer, unload_pending=is_pending, unload_deferred=False)
+        self._state.ledger.update(report.consumer, unload_pending=is_pending, unload_deferred=False, unload_clients=0)
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
         error = "" if report.deferred_by else report.error
         self._state.set_residency(report.consumer, residency, error=error, unit_moved=False)
@@ -219,8 +226,8 @@ class Jobs:
             self._state.ledger.end_claim(report.consumer)
         if report.deferred_by:
             self._busy_probes.note_deferred(report.consumer, report.deferred_by)
-            log.info("%s: %s, and another plan is made: it counts as busy", report.consumer, report.error)
-            self._announce(None)
+            log.info("%s: %s. Another plan is made: it counts as busy", report.consumer, report.error)
+            announce_put_off(self._state, report)
         elif report.error:
             log_messages.eviction_failed(report)
             self._state.count(eviction_failures=1)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gpumand.arbiter.abandoned_loads import GRACE_SEC, AbandonedLoads
 from gpumand.arbiter.background import BackgroundTasks
-from gpumand.arbiter.jobs import Jobs
+from gpumand.arbiter.jobs import FREEING, Jobs
 from gpumand.arbiter.nested_leases import NestedLeases
 from gpumand.arbiter.outcomes import Outcomes
 from gpumand.arbiter.reconciler import Reconciler
@@ -75,7 +75,7 @@ class RequestJobs:
 
     def start(self, entry: WaitingRequest, decision: Decision, *, takes_slot: bool) -> None:
         """Start a job. All its devices are taken at once, without an await: no job holds some and waits for others."""
-        entry.wait_for("memory is being freed for it" if decision.evictions else "it is being loaded")
+        entry.wait_for(FREEING if decision.evictions else "it is being loaded")
         self._nested.give_back(entry)
         exclusive = takes_slot and entry.request.options.exclusive
         self._jobs.begin(entry.request.consumer, decision, takes_slot=takes_slot, exclusive=exclusive)

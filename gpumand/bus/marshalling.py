@@ -185,7 +185,7 @@ def _holder(process: ProcessUse) -> Entry:
 
 
 def eviction_body(report: EvictionReport) -> tuple[Any, ...]:
-    """Return the body of ``EvictionOccurred`` and ``EvictionFailed``, with the signature EVICTION_SIGNATURE."""
+    """Return the body of the signals about evictions, with the signature EVICTION_SIGNATURE."""
     details = _entry(
         ("expected_mib", "t", report.expected_mib),
         ("duration_usec", "t", report.duration_usec),

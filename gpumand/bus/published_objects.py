@@ -45,6 +45,7 @@ from gpumand.domain.events import (
     ConsumersChanged,
     DevicesChanged,
     Event,
+    EvictionDeferred,
     EvictionFailed,
     EvictionOccurred,
     LeaseDegraded,
@@ -135,6 +136,9 @@ class PublishedObjects:
                 "EvictionOccurred", EVICTION_SIGNATURE, eviction_body(event.report)
             ),
             EvictionFailed: lambda event: self._emit("EvictionFailed", EVICTION_SIGNATURE, eviction_body(event.report)),
+            EvictionDeferred: lambda event: self._emit(
+                "EvictionDeferred", EVICTION_SIGNATURE, eviction_body(event.report)
+            ),
             LeaseGranted: lambda event: self._lease_granted(event.lease),
             LeaseEnded: lambda event: self._lease_ended(event.lease, event.reason.value),
             LeaseWanted: lambda event: self._emit(

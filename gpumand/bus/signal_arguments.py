@@ -5,6 +5,7 @@ from __future__ import annotations
 SIGNAL_ARGUMENTS: dict[str, tuple[str, ...]] = {
     "EvictionOccurred": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
     "EvictionFailed": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
+    "EvictionDeferred": ("consumer", "device", "freed_mib", "method", "trigger", "details"),
     "LeaseGranted": ("lease", "consumer"),
     "LeaseEnded": ("lease", "consumer", "reason"),
     "LeaseDegraded": ("lease", "consumer", "reason"),

@@ -292,6 +292,7 @@ def _eviction(fields: Fields, succeeded: bool) -> Eviction:
 _EVENTS: dict[str, Callable[[Fields], Event]] = {
     "EvictionOccurred": lambda fields: _eviction(fields, True),
     "EvictionFailed": lambda fields: _eviction(fields, False),
+    "EvictionDeferred": lambda fields: _eviction(fields, False),
     "LeaseGranted": lambda fields: LeaseGranted(fields.text("lease"), fields.text("consumer")),
     "LeaseEnded": lambda fields: LeaseEnded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
     "LeaseDegraded": lambda fields: LeaseDegraded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),

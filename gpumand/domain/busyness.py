@@ -30,6 +30,21 @@ def describe_work(state: ConsumerState) -> str:
     return f"busy ({state.jobs} {what}{'' if state.jobs == 1 else 's'})"
 
 
+def describe_unfreed(state: ConsumerState) -> str:
+    """What is known of an unload in progress that is late: ``accepted, nothing freed yet, 1 client is connected``.
+
+    "" where none is late.
+    """
+    return (
+        f"accepted, nothing freed yet, {count_clients(state.unload_clients)} connected" if state.unload_clients else ""
+    )
+
+
+def count_clients(count: int) -> str:
+    """Clients and the verb that follows: ``1 client is`` or ``3 clients are``."""
+    return "1 client is" if count == 1 else f"{count} clients are"
+
+
 def busy_exemption(state: ConsumerState, now: float) -> str:
     """Why its work protects the consumer from eviction at the moment; "" when it does not."""
     work = describe_work(state)

@@ -188,9 +188,13 @@ def in_use_elsewhere(view: View, state: ConsumerState, place: Devices) -> str:
     return f"{name} is in use on {describe_devices(state.devices)}, not on {describe_devices(place)}"
 
 
-def device_job(device: int, job: Job) -> str:
+def device_job(view: View, device: int, job: Job) -> str:
     """Wait: a load or an eviction is in progress on a device."""
-    work = f"evicting {job.evicting[0]}" if job.evicting else f"loading {job.consumer}"
+    victim = view.consumers.get(job.evicting[0]) if job.evicting else None
+    unfreed = busyness.describe_unfreed(victim) if victim is not None else ""
+    work = (
+        f"evicting {job.evicting[0]}{unfreed and f' (unload {unfreed})'}" if job.evicting else f"loading {job.consumer}"
+    )
     return f"device {device} is busy {work}"
 
 

@@ -10,12 +10,31 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gpumand.domain import placement
+from gpumand.domain.busyness import count_clients
+from gpumand.domain.consumer import ConsumerSpec
 from gpumand.domain.decision import Requirement
 from gpumand.domain.device import Devices
 from gpumand.domain.planning import decide, decide_within_job
 from gpumand.domain.request import Verdict
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
+
+
+def describe_put_off(spec: ConsumerSpec, jobs: int, freed_mib: int | None, expected_mib: int, waited_sec: float) -> str:
+    """What is known of an unload that was accepted and has freed nothing, in one line.
+
+    Args:
+        spec: the consumer.
+        jobs: number of its jobs, or of the connections of its clients where it has no busy check.
+        freed_mib: MiB freed so far; None = unknown.
+        expected_mib: MiB that it should free.
+        waited_sec: seconds since the unload was accepted.
+    """
+    of = f"{0 if freed_mib is None else freed_mib} of {expected_mib} MiB"
+    freed = f"it accepted the unload and has freed {of} in {waited_sec:.0f} s"
+    if spec.busy is not None and spec.busy.path:
+        return f"{freed}, while it reports {jobs} job{'' if jobs == 1 else 's'}"
+    return f"{freed}, while {count_clients(jobs)} connected: it serves them first, or its unload does not work"
 
 
 def other_plan_suffices(view: View, requirement: Requirement, place: Devices, victim: str) -> bool:

@@ -60,6 +60,16 @@ class EvictionFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictionDeferred:
+    """A server accepted an unload and has freed nothing while clients are connected or its jobs run.
+
+    That is no failure: it may finish their requests first. It may also be a server whose unload does not work.
+    """
+
+    report: EvictionReport
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseGranted:
     """A lease became active."""
 
@@ -221,6 +231,7 @@ STATE_CHANGE_EVENTS = (ConsumersChanged, DevicesChanged, SummaryChanged)
 Event = (
     EvictionOccurred
     | EvictionFailed
+    | EvictionDeferred
     | LeaseGranted
     | LeaseRenewed
     | LeaseYielded

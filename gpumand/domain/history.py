@@ -16,6 +16,7 @@ class EntryKind(StrEnum):
     LOAD_FAILED = "load-failed"
     EVICTION = "eviction"
     EVICTION_FAILED = "eviction-failed"
+    EVICTION_DEFERRED = "eviction-deferred"
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ def _wait_for_job(view: View, requirement: Requirement, state: ConsumerState, pl
     for device in place:
         job = view.jobs.get(device)
         if job is not None:
-            return wait(place, decision_messages.device_job(device, job))
+            return wait(place, decision_messages.device_job(view, device, job))
     if state.residency is Residency.UNLOADING:
         return wait(place, f"{state.name} is being unloaded")
     # A load that the daemon did not start has no job, but measures free memory just the same.

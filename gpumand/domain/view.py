@@ -114,6 +114,8 @@ class ConsumerState:
         unload_pending: an unload or a stop was not done in time and may still be carried out.
         unload_deferred: its last unload freed nothing while clients were connected, so that while they are it counts
             as busy for its grace period.
+        unload_clients: connections of clients while an unload that it accepted has freed nothing for too long; 0 = the
+            unload is not late, or none is in progress.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
         partial: how much of its model is in VRAM by the report of its server, where that is not all of it.
         start_overdue: it counts as resident only because its start took longer than ``load_timeout_sec``.
@@ -155,6 +157,7 @@ class ConsumerState:
     memory_missing: bool = False
     unload_pending: bool = False
     unload_deferred: bool = False
+    unload_clients: int = 0
     start_overdue: bool = False
     sleeping: bool = False
     partial: PartialLoad | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gpumand.domain.events import (
     Event,
+    EvictionDeferred,
     EvictionFailed,
     EvictionOccurred,
     EvictionReport,
@@ -24,7 +25,9 @@ MAX_ACTIVE_LEASES = 4096
 """Maximum number of leases whose request is remembered for the demand log; far above the limit on leases."""
 
 
-RECORDED = frozenset({EvictionOccurred, EvictionFailed, LoadFinished, RequestGranted, RequestRefused, LeaseEnded})
+RECORDED = frozenset(
+    {EvictionOccurred, EvictionFailed, EvictionDeferred, LoadFinished, RequestGranted, RequestRefused, LeaseEnded}
+)
 """The types of events that have a history entry."""
 
 
@@ -98,6 +101,8 @@ def _entry(event: Event, now_usec: int) -> HistoryEntry | None:
             entry = _eviction(EntryKind.EVICTION, report, now_usec)
         case EvictionFailed(report):
             entry = _eviction(EntryKind.EVICTION_FAILED, report, now_usec)
+        case EvictionDeferred(report):
+            entry = _eviction(EntryKind.EVICTION_DEFERRED, report, now_usec)
         case LoadFinished(consumer, device, duration_usec, error):
             kind = EntryKind.LOAD_FAILED if error else EntryKind.LOAD
             entry = HistoryEntry(now_usec, kind, consumer, device, duration_usec, detail=error)

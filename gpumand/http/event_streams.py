@@ -16,6 +16,7 @@ from gpumand.bus.variants import unwrap
 from gpumand.bus.wire_text import text
 from gpumand.domain.events import (
     Event,
+    EvictionDeferred,
     EvictionFailed,
     EvictionOccurred,
     LeaseDegraded,
@@ -39,7 +40,7 @@ class TooManyReaders(Exception):
 
 def signal_of(event: Event) -> tuple[str, dict[str, Any]] | None:
     """Return the D-Bus signal of an event as its name and its arguments by name; None for an event without signal."""
-    if isinstance(event, EvictionOccurred | EvictionFailed):
+    if isinstance(event, EvictionOccurred | EvictionFailed | EvictionDeferred):
         return type(event).__name__, dict(zip(_EVICTION, unwrap(eviction_body(event.report)), strict=True))
     if isinstance(event, LeaseGranted):
         return "LeaseGranted", {"lease": event.lease.id, "consumer": text(event.lease.public_consumer)}

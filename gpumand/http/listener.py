@@ -18,6 +18,7 @@ from gpumand.domain.events import Event
 from gpumand.domain.output_settings import HttpSettings
 from gpumand.domain.status import Status
 from gpumand.http.event_streams import EventStreams
+from gpumand.http.free_bind import bind_now_or_later
 from gpumand.http.limits import BACKLOG
 from gpumand.http.metrics import Metrics
 
@@ -124,13 +125,13 @@ class HttpListener:
 
 
 def _bound(address: str) -> socket.socket:
-    """Return a TCP socket that listens on an address. Raises ConfigInvalid."""
+    """Return a TCP socket that listens on an address, also one that this host has only later. Raises ConfigInvalid."""
     host, port = split_address(address)
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         # Otherwise bind fails after a restart as long as connections of the former daemon are in TIME_WAIT.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
+        bind_now_or_later(listener, host, port)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()

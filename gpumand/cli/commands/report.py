@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from gpumand.cli.issue_report.sections import Section
 
 STDOUT = "-"
-HISTORY = {"kinds": ("as", ["load", "load-failed", "eviction", "eviction-failed"]), "limit": ("u", 1000)}
+HISTORY = {
+    "kinds": ("as", ["load", "load-failed", "eviction", "eviction-failed", "eviction-deferred"]),
+    "limit": ("u", 1000),
+}
 
 
 @click.command(cls=Command)

@@ -19,7 +19,7 @@ from gpumand.domain.errors import ERROR_PREFIX
 from gpumand.domain.name_suggestions import no_such_consumer
 
 RECENT = 5
-RECENT_KINDS = ["eviction", "eviction-failed", "load", "load-failed"]
+RECENT_KINDS = ["eviction", "eviction-failed", "eviction-deferred", "load", "load-failed"]
 
 
 @click.command(cls=Command)

@@ -22,6 +22,7 @@ KINDS = {
     "load-failed": ("load failed", "bold red"),
     "eviction": ("evicted", "yellow"),
     "eviction-failed": ("eviction failed", "bold red"),
+    "eviction-deferred": ("unload put off", "yellow"),
 }
 """Text and style for each kind of entry."""
 

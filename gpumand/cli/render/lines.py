@@ -137,6 +137,12 @@ def _eviction_failed(arguments: Entry) -> str:
     return line + _trigger(arguments)
 
 
+def _eviction_deferred(arguments: Entry) -> str:
+    details = arguments.get("details") or {}
+    error = f": {clean(details['error'])}" if details.get("error") else ""
+    return f"unload of {clean(arguments['consumer'])}{_place(arguments)} put off{error}{_trigger(arguments)}"
+
+
 def _place(arguments: Entry) -> str:
     return f" from {gpus(arguments['device'])}" if arguments.get("device") else ""
 
@@ -219,6 +225,7 @@ def _lease_wanted(arguments: Entry) -> str:
 _SIGNAL_FORMATTERS = {
     "EvictionOccurred": _eviction,
     "EvictionFailed": _eviction_failed,
+    "EvictionDeferred": _eviction_deferred,
     "LeaseGranted": _lease_granted,
     "LeaseEnded": _lease_ended,
     "LeaseDegraded": _lease_degraded,

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from gpumand.bus.connection import Signal
 
 RECENT = 50
-RECENT_OPTIONS: Options = {"kinds": ("as", ["eviction", "eviction-failed"]), "limit": ("u", RECENT)}
+RECENT_OPTIONS: Options = {
+    "kinds": ("as", ["eviction", "eviction-failed", "eviction-deferred"]),
+    "limit": ("u", RECENT),
+}
 
 MIN_REFRESH_GAP_SEC = 0.1
 """Minimum time between two status calls, however many signals arrive."""

@@ -57,7 +57,7 @@ _PLAN = (
 )
 _ERRORS_ABOUT_OTHERS = ("Busy", "InsufficientVram", "EvictionFailed", "TimedOut", "LimitsExceeded")
 _HISTORY = ("at_usec", "kind", "consumer", "device", "duration_usec", "mib", "method")
-_FAILURES = ("load-failed", "eviction-failed")
+_FAILURES = ("load-failed", "eviction-failed", "eviction-deferred")
 _HOST = ("id", "epoch", "seq", "name", "version", "api", "gpus", "drain")
 
 

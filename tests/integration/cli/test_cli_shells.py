@@ -50,7 +50,7 @@ TABS = [
     ("gpumanctl show mv\t", "gpumanctl show mvoice"),
     (f"gpumanctl release {LEASE[:2]}\t", f"gpumanctl release {LEASE}"),
     ("gpumanctl release \t", f"gpumanctl release {LEASE}"),
-    ("gpumanctl history --kind eviction-\t", "gpumanctl history --kind eviction-failed"),
+    ("gpumanctl history --kind eviction-f\t", "gpumanctl history --kind eviction-failed"),
     ("gpumanctl preset show comf\t", "gpumanctl preset show comfyui"),
 ]
 

@@ -251,6 +251,25 @@ async def test_start_with_an_address_in_use_fails_with_one_line(host: LiveHost) 
     assert "Traceback" not in host.log
 
 
+@pytest.mark.parametrize("absent", ["192.0.2.1", "[2001:db8::1]"])
+async def test_address_that_comes_later_keeps_neither_the_daemon_nor_a_reload_from_working(
+    host: LiveHost, absent: str
+) -> None:
+    later = f'[http]\nlisten = "{absent}:{free_port()}"\nallow_remote = true\n'
+    host.configure(later)
+    await host.start()
+    client, tcp = await host.client(), ("127.0.0.1", free_port())
+    assert f"{absent.strip('[]')} is no address of this host at present" in host.log
+
+    host.configure(listen(tcp[1]))
+    await client.call("Reload")
+    assert (await ask(tcp, "/healthz")).status == 200
+    host.configure(later)
+    await client.call("Reload")
+    assert host.log.count("is no address of this host at present") == 2
+    await client.close()
+
+
 def listen(port: int) -> str:
     return f'[http]\nlisten = "127.0.0.1:{port}"\n'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpumand.domain import budget
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, HealthRoute, Route
-from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport
+from gpumand.domain.events import EvictionDeferred, EvictionFailed, EvictionOccurred, EvictionReport
 from gpumand.testing.world import FakeWorld
 
 READ_SEC = 0.02
@@ -51,7 +51,7 @@ def kill_consumer(world: FakeWorld, name: str) -> None:
 
 
 def reports(
-    world: FakeWorld, kind: type[EvictionOccurred] | type[EvictionFailed] = EvictionOccurred
+    world: FakeWorld, kind: type[EvictionOccurred | EvictionFailed | EvictionDeferred] = EvictionOccurred
 ) -> list[EvictionReport]:
     return [event.report for event in world.named(kind)]
 

@@ -12,6 +12,7 @@ from gpumand.arbiter.deferred_unloads import DeferredUnload
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
 from gpumand.domain.decision import Decision, Requirement
 from gpumand.domain.errors import EvictionFailed, TimedOut
+from gpumand.domain.events import EvictionDeferred
 from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
 from gpumand.domain.planning import decide
 from gpumand.domain.request import AcquireOptions
@@ -61,6 +62,79 @@ async def test_request_of_20_s_takes_the_free_victim_instead_of_waiting_for_the_
     status = world.arbiter.consumer_status("old")
     assert (status.busy, status.error) == (True, "")
     assert ooms(world) == 0
+
+
+async def test_unload_that_is_passed_over_is_announced_with_what_is_known_and_is_no_failure() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000))
+    await used(world, "recent")
+
+    await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
+
+    (deferred,) = reports(world, EvictionDeferred)
+    assert (deferred.consumer, deferred.trigger, deferred.method) == ("old", "llm", "http")
+    assert "has freed 0 of 9000 MiB in 3 s, while 1 client is connected" in deferred.error
+    assert "its unload does not work" in deferred.error
+    assert reports(world, EvictionFailedEvent) == []
+    status = world.arbiter.consumer_status("old")
+    assert status.doing == "busy (1 client connection): it accepted an unload and freed nothing"
+
+
+async def test_busy_service_that_reports_its_jobs_is_not_suspected() -> None:
+    world = await host(routed("recent", 9000), routed("llm", 9000), busy=BusyRoute("/queue", ("/running",)))
+    await used(world, "recent")
+    server = world.routes.consumer("old")
+    server.jobs = 0
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
+    await world.clock.sleep(1.0)
+    server.jobs = 2
+    await acquiring
+
+    (deferred,) = reports(world, EvictionDeferred)
+    assert deferred.error.endswith("while it reports 2 jobs")
+
+
+async def test_request_and_status_say_what_a_late_unload_waits_for() -> None:
+    world = await host(routed("llm", 9000), routed("image", 9000), mib=18000)
+    async with housekeeping(world):
+        requests = [
+            asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=100))),
+            asyncio.create_task(world.arbiter.acquire(client(8), "image", AcquireOptions(timeout_sec=30))),
+        ]
+        await world.clock.sleep(5.0)
+        assert next(one.waiting_for for one in world.arbiter.status().queue) == "memory is being freed for it"
+        await world.clock.sleep(10.0)
+
+        unfreed = "accepted, nothing freed yet, 1 client is connected"
+        waiting = [one.waiting_for for one in world.arbiter.status().queue]
+        assert waiting == [
+            f"memory is being freed for it (unload of old: {unfreed})",
+            f"device 0 is busy evicting old (unload {unfreed})",
+        ]
+        assert world.arbiter.consumer_status("old").doing.endswith(f"s: {unfreed}")
+        (deferred,) = reports(world, EvictionDeferred)
+        assert "has freed 0 of 18000 MiB in 10 s" in deferred.error
+        with pytest.raises(TimedOut, match="1 client is connected"):
+            await requests[1]
+        assert (await requests[0]).evicted == ("old",)
+
+    assert len(reports(world, EvictionDeferred)) == 1
+    assert world.arbiter.consumer_status("old").doing == ""
+
+
+async def test_liar_without_a_unit_fails_with_a_reason_when_its_grace_period_is_over() -> None:
+    liar = routed("old", 18000, evict=(EvictionMethod.HTTP,), busy_grace_sec=20.0)
+    world = FakeWorld([liar, routed("llm", 9000)], scheduler=SchedulerSettings(settle_timeout_sec=SETTLE_SEC))
+    world.vram.read_sec = READ_SEC
+    server = world.routes.place("old", 18000)
+    server.lies, server.jobs = True, 1
+    await world.start()
+
+    with pytest.raises(EvictionFailed, match="old released no VRAM when evicted"):
+        await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=60))
+
+    assert len(reports(world, EvictionDeferred)) == 1
+    (failed,) = reports(world, EvictionFailedEvent)
+    assert "0 of 18000 MiB became free within 20 s" in failed.error
 
 
 async def test_next_request_does_not_ask_the_busy_one_again_while_its_client_stays() -> None:
@@ -193,7 +267,7 @@ async def test_manual_eviction_gives_way_to_a_request_and_names_the_clients() ->
     grant = await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
 
     assert grant.evicted == ("recent",)
-    with pytest.raises(EvictionFailed, match="its unload waits for the requests of 1 client"):
+    with pytest.raises(EvictionFailed, match=r"has freed 0 of 9000 MiB in [0-9]+ s, while 1 client is connected"):
         await evicting
 
 

@@ -93,6 +93,7 @@ def test_manager_has_the_designed_members() -> None:
     assert manager.signals == {
         "EvictionOccurred": "sstssa{sv}",
         "EvictionFailed": "sstssa{sv}",
+        "EvictionDeferred": "sstssa{sv}",
         "LeaseGranted": "ss",
         "LeaseEnded": "sss",
         "LeaseDegraded": "sss",

@@ -131,6 +131,11 @@ def test_signals_are_converted_to_events() -> None:
     failed = event_of(signal("EvictionFailed", "ollama", "0", 0, "http", "comfyui", {"error": "it stays"}))
     assert isinstance(failed, Eviction)
     assert (failed.succeeded, failed.error) == (False, "it stays")
+    deferred = event_of(
+        signal("EvictionDeferred", "ollama", "0", 0, "http", "comfyui", {"error": "it serves a client"})
+    )
+    assert isinstance(deferred, Eviction)
+    assert (deferred.succeeded, deferred.error) == (False, "it serves a client")
     assert event_of(signal("LeaseGranted", "f00d", "ollama")) == LeaseGranted("f00d", "ollama")
     assert event_of(signal("LeaseEnded", "f00d", "ollama", "revoked")) == LeaseEnded("f00d", "ollama", "revoked")
     assert event_of(signal("NameOwnerChanged", "org.gpumand1", ":1.1", "")) == RunningChanged(False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from gpumand.domain.events import (
     ConsumersChanged,
     Event,
+    EvictionDeferred,
     EvictionFailed,
     EvictionOccurred,
     EvictionReport,
@@ -43,6 +44,8 @@ def test_eviction_is_recorded_with_its_reason() -> None:
 def test_failed_eviction_is_recorded_with_its_error() -> None:
     (entry,) = recorded_entries(EvictionFailed(replace(REPORT, error="HTTP 500")))
     assert (entry.kind, entry.detail) == (EntryKind.EVICTION_FAILED, "HTTP 500")
+    (entry,) = recorded_entries(EvictionDeferred(replace(REPORT, error="1 client is connected")))
+    assert (entry.kind, entry.detail) == (EntryKind.EVICTION_DEFERRED, "1 client is connected")
 
 
 def test_unmeasured_memory_is_not_recorded_as_zero() -> None:

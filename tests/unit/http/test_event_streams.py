@@ -13,6 +13,7 @@ from gpumand.domain.events import (
     ConsumersChanged,
     DevicesChanged,
     Event,
+    EvictionDeferred,
     EvictionFailed,
     EvictionOccurred,
     EvictionReport,
@@ -45,6 +46,7 @@ EVENTS_WITH_SIGNAL: list[Event] = [
     LeaseWanted(LEASE, "ollama", 5),
     LeaseYielded(LEASE),
     LeaseReturned(LEASE),
+    EvictionDeferred(REPORT),
 ]
 
 

@@ -436,6 +436,7 @@ function planResult(plan) {
 const EVENTS = {
   grant: ["lease granted", "off"], end: ["lease ended", "off"], refusal: ["refused", "bad"], load: ["loaded", "good"],
   "load-failed": ["load failed", "bad"], eviction: ["evicted", "wait"], "eviction-failed": ["eviction failed", "bad"],
+  "eviction-deferred": ["unload put off", "wait"],
 };
 
 async function readHistory() {

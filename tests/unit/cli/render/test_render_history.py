@@ -38,7 +38,17 @@ def lines(*entries: dict[str, Any], theme: Theme = PLAIN) -> list[str]:
 
 
 def test_every_kind_has_its_text_and_missing_values_are_a_dash() -> None:
-    kinds = ("grant", "end", "refusal", "load", "load-failed", "eviction", "eviction-failed", "novelty")
+    kinds = (
+        "grant",
+        "end",
+        "refusal",
+        "load",
+        "load-failed",
+        "eviction",
+        "eviction-failed",
+        "eviction-deferred",
+        "novelty",
+    )
     words = [line.split("  ")[1] for line in lines(*map(entry, kinds))[1:]]
     assert words == [
         "granted",
@@ -48,6 +58,7 @@ def test_every_kind_has_its_text_and_missing_values_are_a_dash() -> None:
         "load failed",
         "evicted",
         "eviction failed",
+        "unload put off",
         "novelty",
     ]
     assert lines(entry("load"))[1].split() == ["22:13:20", "loaded", "mvoice", "0", "-", "-"]

@@ -147,6 +147,18 @@ def test_lazy_consumer_without_its_model_is_not_reported_as_loaded() -> None:
             },
             "could not evict comfyui (tried http and unit-stop): still 13312 MiB; requested manually",
         ),
+        (
+            "EvictionDeferred",
+            {
+                "consumer": "comfyui",
+                "device": "0",
+                "freed_mib": 0,
+                "method": "http",
+                "trigger": "llm",
+                "details": {"tried": ["http"], "error": "1 client is connected"},
+            },
+            "unload of comfyui from GPU 0 put off: 1 client is connected; to make room for llm",
+        ),
         ("LeaseGranted", {"lease": "f3", "consumer": "llm"}, "lease on llm granted: f3"),
         ("LeaseEnded", {"lease": "f3", "consumer": "llm", "reason": "expired"}, "lease on llm ended (expired): f3"),
         (
