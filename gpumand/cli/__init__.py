@@ -16,6 +16,7 @@ def main() -> None:
     """Run ``gpumanctl`` with the arguments of this process and exit with its exit code."""
     import gc
 
+    _open_missing_streams()
     # Collections during the imports find nothing, and take a twentieth of the time of a short command.
     gc.set_threshold(GC_THRESHOLD)
     from gpumand.cli.app import gpumanctl
@@ -26,3 +27,13 @@ def main() -> None:
         # Python searches all objects for unused cycles once more as it ends, a tenth of the time of a short command.
         # Their memory is returned with the process anyway; frozen objects are not searched.
         gc.freeze()
+
+
+def _open_missing_streams() -> None:
+    """Replace standard streams that the caller has closed: a connection would get their number, and be written to."""
+    import os
+    import sys
+
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - it stays open until the process ends

@@ -112,7 +112,12 @@ class Gpumanctl(click.Group):
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Run the command line and exit with its exit code."""
         kwargs |= {"prog_name": PROG, "standalone_mode": False}
-        sys.exit(_exit_code(lambda: super(Gpumanctl, self).main(*args, **kwargs)))
+        code = _exit_code(lambda: super(Gpumanctl, self).main(*args, **kwargs))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()  # the error was reported by then
+        sys.exit(code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error becomes one line on stderr and an exit code."""
@@ -164,6 +169,14 @@ def _exit_code(run: Any) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # while the help is printed, which is not part of a command
+        from gpumand.cli.errors import ExitCode, output_failure
+
+        failure = output_failure(error)
+        if failure is None:
+            raise
+        _print_error(failure.message)
+        return ExitCode.FAILURE
     return code if isinstance(code, int) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 
@@ -56,7 +57,17 @@ def interpret(error: Exception, options: GlobalOptions) -> Failure | None:
     if isinstance(error, BusError) and not isinstance(error, BusTimeout):
         return _bus_error(error, options)
     line = _connection_error(error, options)
-    return Failure(ExitCode.FAILURE, line) if line else None
+    return Failure(ExitCode.FAILURE, line) if line else output_failure(error)
+
+
+def output_failure(error: Exception) -> Failure | None:
+    """The failure when standard output takes no more: a full disk, a quota, or a device that fails; else None."""
+    if not isinstance(error, OSError) or error.filename is not None or error.errno not in _OUTPUT_ERRORS:
+        return None
+    return Failure(ExitCode.FAILURE, f"cannot write the output: {error.strerror}")
+
+
+_OUTPUT_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 def _connection_error(error: Exception, options: GlobalOptions) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gpumand.config.positions import Position
 from gpumand.config.problems import Document, Place, ProblemList
+from gpumand.config.syntax_errors import explained
 
 MAIN_NAME = "gpumand.toml"
 DROP_IN_NAME = "conf.d"
@@ -153,7 +154,7 @@ def _parse_table(file: str, text: str, problems: ProblemList) -> dict[str, Any] 
     except ValueError as error:
         # TOMLDecodeError is a ValueError. A number with more than 4300 digits raises a plain ValueError.
         position = _syntax_position(str(error), text)
-        reason = _SYNTAX_PLACE.sub("", str(error))
+        reason = explained(_SYNTAX_PLACE.sub("", str(error)), text, position.line)
         column = f" at column {position.column}" if position.column else ""
         problems.add_file(file, f"is not valid TOML{column}: {reason}", position)
     except RecursionError:

@@ -51,7 +51,7 @@ def _address_option(default: str) -> Callable[[Any], Any]:
     )
 
 
-@click.group("fleet", cls=_Group)
+@click.group("fleet", cls=_Group, no_args_is_help=False)
 def fleet() -> None:
     """Create a fleet of several hosts, invite hosts, and join one.
 

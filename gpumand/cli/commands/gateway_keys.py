@@ -35,7 +35,7 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@click.group("key", cls=_Group)
+@click.group("key", cls=_Group, no_args_is_help=False)
 def key() -> None:
     """Create, list and remove API keys of the gateway's clients.
 

@@ -34,7 +34,7 @@ class _Group(click.Group):
         self.params += shared_params()
 
 
-@click.group(cls=_Group)
+@click.group(cls=_Group, no_args_is_help=False)
 def gpu() -> None:
     """Release the GPU driver and take it again.
 

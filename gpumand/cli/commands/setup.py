@@ -53,13 +53,19 @@ def _wizard(ctx: click.Context, *, yes: bool, gateway: bool | None, dry_run: boo
     """All steps. Without a terminal and without --yes, only say what they would be."""
     import logging
 
+    from gpumand.cli.setup.commands import as_typed
     from gpumand.cli.setup.dialog import Dialog
     from gpumand.cli.setup.wizard import Choices, Wizard
 
     logging.getLogger("gpumand").addHandler(logging.NullHandler())  # failed reads are part of what is printed
     is_allowed = yes or _has_terminal()
     choices = Choices(gateway, changes=is_allowed and not dry_run)
-    code = Wizard(global_options(ctx), choices, Dialog(is_asking=not yes and _has_terminal())).run()
+    try:
+        code = Wizard(global_options(ctx), choices, Dialog(is_asking=not yes and _has_terminal())).run()
+    except (click.Abort, KeyboardInterrupt):
+        again = as_typed(global_options(ctx), "setup")
+        click.echo(f"\nStopped. What was done before stays. To go on with the other steps: {again}", err=True)
+        raise click.Abort from None
     if not is_allowed and not dry_run:
         raise Failure(ExitCode.USAGE, "there is no terminal for questions. To carry this out: gpumanctl setup --yes")
     return code

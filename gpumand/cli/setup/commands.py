@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from gpumand.cli.errors import ExitCode, Failure
+from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.cli.setup.dialog import Dialog
 
 UNIT_VERBS = ("start", "stop", "restart", "try-restart")
@@ -31,6 +33,13 @@ def run_all(commands: Iterable[tuple[str, ...]], dialog: Dialog, advice: str = S
             run(command, timeout_sec=None if command[1:2] and command[1] in UNIT_VERBS else TIMEOUT_SEC)
         except CommandFailed as error:
             raise Failure(ExitCode.FAILURE, f"{str(error).rstrip('.')}. {advice}") from None
+
+
+def as_typed(options: GlobalOptions, *words: str) -> str:
+    """A gpumanctl command that needs root, as this administrator types it: with sudo, or in a shell of root."""
+    is_root_shell = os.geteuid() == 0 and not os.environ.get("SUDO_USER")
+    command = command_line(options, *words)
+    return command if options.user or is_root_shell else f"sudo {command}"
 
 
 def is_active(unit: str, *, user: bool) -> bool:

@@ -16,7 +16,7 @@ from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import Proposal
 from gpumand.cli.options import GlobalOptions, command_line
 from gpumand.cli.setup import first_lease, gateway_step, new_services, system_files
-from gpumand.cli.setup.commands import is_active, run_all
+from gpumand.cli.setup.commands import as_typed, is_active, run_all
 from gpumand.cli.setup.configuration_reload import reload_configuration
 from gpumand.cli.setup.dialog import Dialog
 from gpumand.cli.setup.interrupts import uninterrupted
@@ -121,9 +121,10 @@ class Wizard:
             missing = None if self._user else no_systemd()
             if missing is not None:
                 raise Failure(ExitCode.FAILURE, f"{missing}. Nothing was changed")
-            dialog.heading("Starting gpumand. Its files come from a package of the distribution.")
             manager = ("systemctl", *(("--user",) if self._user else ()))
             idle = [one for one in DAEMON_UNITS if not is_active(one, user=self._user)]
+            state = "Starting gpumand." if idle else "gpumand runs."
+            dialog.heading(f"{state} Its files come from a package of the distribution.")
             if idle:
                 run_all([(*manager, "enable", "--now", *idle)], dialog)
             return ExitCode.OK
@@ -286,8 +287,7 @@ class Wizard:
 
     def _try(self, consumer: str) -> str:
         """The command that takes a lease for a moment."""
-        command = command_line(self._options, "acquire", consumer, "--ttl", "30s")
-        return command if self._user or (os.geteuid() == 0 and not os.environ.get("SUDO_USER")) else f"sudo {command}"
+        return as_typed(self._options, "acquire", consumer, "--ttl", "30s")
 
     def _say_what_is_next(self) -> None:
         dialog, name = self._dialog, os.environ.get("SUDO_USER", "")

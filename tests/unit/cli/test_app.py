@@ -312,3 +312,15 @@ def test_a_missing_bus_is_explained_by_a_missing_systemd(monkeypatch: pytest.Mon
     assert "dbus.socket" not in failure.message
     assert failure.message.startswith("cannot connect; systemd does not run here")
     assert failure.message.endswith("To see gpumand at work without systemd: gpumanctl demo")
+
+
+@pytest.mark.parametrize("words", [["fleet"], ["gpu"], ["gateway", "key"], ["--json", "fleet"], ["fleet", "--quiet"]])
+def test_a_group_without_a_command_is_a_usage_error_of_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(words)
+    group = " ".join(one for one in words if not one.startswith("-"))
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out) == (2, "")
+    assert shown.err == f"gpumanctl: Missing command. (see gpumanctl {group} --help)\n"

@@ -88,7 +88,11 @@ def test_column_is_the_position_of_the_key_in_an_inline_table(tmp_path: Path) ->
     [
         (b"[scheduler]\ncushion_mib 3\n", 2, 13, "is not valid TOML at column 13: Expected '=' after a key"),
         (b"[scheduler]\ncushion_mib = ", 2, 15, "is not valid TOML"),
-        (b"a = 1\na = 2\n", 2, 6, "Cannot overwrite a value"),
+        (b"a = 1\na = 2\n", 2, 6, "the key of this line is there twice in its table: remove one of the two"),
+        (b"[consumers.a]\n[consumers.a]\n", 2, 0, "the table consumers.a is there twice: join the two"),
+        ("\ufeff[gpu]\n".encode(), 1, 0, "it begins with a byte order mark: save it as UTF-8 without BOM"),
+        ("[gpu]\nsource = “nvml”\n".encode(), 2, 0, 'replace the typographic quotes by "'),
+        ("a = 1 # “x”\nb = # “y”\n".encode(), 2, 0, "Invalid value"),
         (b'a = "', 1, 6, "is not valid TOML"),
         (b"a = '''\n\n", 1, 0, "is not valid TOML"),
         (b"a = 1\nb = '\xff'\n", 2, 6, "is not UTF-8"),
@@ -107,4 +111,5 @@ def test_syntax_error_is_reported_with_line_and_column(
 
     assert (problem.line, problem.column if column else 0) == (line, column)  # 0: differs between Python versions
     assert message_part in problem.message
+    assert ("typographic" in problem.message) is ("typographic" in message_part)
     assert problem.key == ""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import click
 import pytest
 
+from gpumand.cli.app import gpumanctl
 from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_setup import Proposal
 from gpumand.cli.options import GlobalOptions
@@ -284,3 +285,20 @@ def test_a_container_is_configured_by_its_name_its_id_or_its_cgroup(spec: Consum
     path = "/system.slice/docker-0123456789ab.scope"
     found = Candidate("", "", (), container=FoundContainer("0123456789abcdef", "webui", "docker", path))
     assert is_configured(found, {"a": spec}) is expected
+
+
+def test_a_run_that_is_stopped_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: Wizard) -> int:
+        raise click.Abort
+
+    monkeypatch.setattr(Wizard, "run", stopped)
+    monkeypatch.setattr(system_files, "check_rights", lambda **_: None)
+    monkeypatch.setenv("SUDO_USER", "alice")
+    with pytest.raises(SystemExit) as ended:
+        gpumanctl.main(["setup", "--yes"])
+    assert ended.value.code == 130
+    assert (
+        "What was done before stays. To go on with the other steps: sudo gpumanctl setup\n" in capsys.readouterr().err
+    )
