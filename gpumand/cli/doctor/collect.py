@@ -191,13 +191,14 @@ def _uses_gpus(facts: Facts) -> bool:
 
 def _uses_nvml(facts: Facts) -> bool:
     """Whether VRAM readings come from NVIDIA's driver: by the files, else by the daemon's status."""
-    if facts.config.settings is not None:
-        configured = facts.config.settings.gpu.sources
-        # Without any driver, NVML's error says best what is missing; where there is no card for it, nothing is.
-        found = known_sources(host_root(), FACTORIES) or (() if nvidia_cards(host_root()) == () else ("nvml",))
-        return "nvml" in (found if configured == ("auto",) else configured)
-    sources = {one.get("source") for one in facts.status["devices"]} if facts.status else {"nvml"}
-    return "nvml" in sources or not sources
+    if facts.config.settings is None and facts.status is not None:
+        sources = {one.get("source") for one in facts.status["devices"]}
+        return "nvml" in sources or not sources
+    # With errors in the files, the sources are those of the host, as without a configuration.
+    configured = facts.config.settings.gpu.sources if facts.config.settings is not None else ("auto",)
+    # Without any driver, NVML's error says best what is missing; where there is no card for it, nothing is.
+    found = known_sources(host_root(), FACTORIES) or (() if nvidia_cards(host_root()) == () else ("nvml",))
+    return "nvml" in (found if configured == ("auto",) else configured)
 
 
 # -- systemd -----------------------------------------------------------------------------------------------------------

@@ -94,7 +94,9 @@ async def survey(options: GlobalOptions) -> Survey:
         f"GPU {one.index}: {one.name}, {format_mib(one.total_mib) if one.total_mib is not None else 'unknown size'}"
         for one in host.devices
     )
-    limits = (_without_keyword(host.driver_error), host.units_error, host.engines_error)
+    is_partial = host.has_hidden_ports and not host.is_root
+    ports = "the programs that listen at some ports; run it as root to see them" if is_partial else ""
+    limits = (ports, _without_keyword(host.driver_error), host.units_error, host.engines_error)
     return Survey(services, tuple(consumers), devices, tuple(one for one in limits if one))
 
 
@@ -145,7 +147,10 @@ def add(services: list[NewService], *, user: bool) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _write(path, text)
     except OSError as error:
-        raise Failure(ExitCode.FAILURE, f"cannot write {path}: {error.strerror}") from None
+        advice = "gpumanctl init prints the tables, for the place where this host keeps its configuration"
+        raise Failure(
+            ExitCode.FAILURE, f"cannot write {path}: {error.strerror}. Nothing was changed; {advice}"
+        ) from None
     try:
         load(user=user)
     except ConfigProblems as error:

@@ -24,7 +24,8 @@ def files(facts: Facts) -> Iterator[Finding]:
         yield unchecked(f"the configuration in {path}", "you may not read it", facts.ctl_as_root("doctor"))
     for one in facts.config.problems:
         why = "the daemon does not start with this error, and refuses to reload"
-        yield problem(str(one), why, f"edit {one.file}, then: {facts.ctl('config-check')}")
+        after = "" if facts.bus.is_running or facts.bus.error else f" && {facts.systemctl('restart gpumand')}"
+        yield problem(str(one), why, f"edit {one.file}, then: {facts.ctl('config-check')}{after}")
     settings = facts.config.settings
     if settings is not None and not settings.consumers:
         why = "there is nothing to acquire"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from shlex import quote
 
 from gpumand.bus.names import BUS_NAME
-from gpumand.cli.doctor.facts import DAEMON_USER, Facts
+from gpumand.cli.doctor.facts import DAEMON_USER, Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.cli.doctor.unread import effect_of
 from gpumand.discovery.daemons import OtherDaemon
@@ -40,13 +40,19 @@ def running(facts: Facts) -> Iterator[Finding]:
     if facts.bus.error:
         return
     if not facts.bus.is_running:
-        yield _not_running(facts)
+        if not _explains_itself(facts.service):
+            yield _not_running(facts)
     elif facts.status is None and not facts.bus.denied:
         yield problem(
             f"gpumand does not answer: {facts.status_error or 'reason unknown'}",
             "",
             facts.systemctl("restart gpumand"),
         )
+
+
+def _explains_itself(unit: UnitFacts | None) -> bool:
+    """Whether the check of the service says why it does not run; to start it would fail."""
+    return unit is not None and (unit.load_state in ("masked", "not-found") or unit.active_state == "failed")
 
 
 def _not_running(facts: Facts) -> Finding:
@@ -83,16 +89,17 @@ def service(facts: Facts) -> Iterator[Finding]:
     if unit is None:
         yield unchecked("gpumand.service", facts.units_error or "systemd is not on this bus")
     elif unit.load_state == "masked":
-        why = "nothing can start it"
-        yield problem("gpumand.service is masked", why, facts.systemctl("unmask gpumand.service"))
+        fix = facts.systemctl("unmask gpumand.service") + " && " + facts.systemctl("start gpumand.service")
+        yield problem("gpumand.service is masked", "nothing can start it", fix)
     elif unit.load_state == "not-found":
         yield problem("gpumand.service is not installed", "", facts.install("gpumand"))
     elif unit.active_state == "failed":
-        yield problem(
-            f"gpumand.service has failed (result {unit.result or 'unknown'})",
-            "",
-            f"journalctl {'--user ' if facts.user else ''}-u gpumand -n 20",
-        )
+        what = f"gpumand.service has failed (result {unit.result or 'unknown'})"
+        if facts.config.problems:
+            yield problem(what, "its configuration has errors, see below", "")
+        else:
+            log = facts.root("journalctl -u gpumand -n 20") if not facts.user else "journalctl --user -u gpumand -n 20"
+            yield problem(what, "", f"{log}   # the cause; after the repair: {facts.systemctl('restart gpumand')}")
     elif unit.need_daemon_reload:
         why = "its unit file was changed and systemd has not reloaded it"
         yield warning("gpumand.service is out of date", why, facts.systemctl("daemon-reload"))

@@ -16,7 +16,6 @@ from gpumand.cli.render.theme import Theme
 from gpumand.config.problems import ConfigProblem
 from gpumand.domain.consumer import Health
 from gpumand.domain.unread_devices import UNCHECKED, UNCHECKED_WITH_TOTAL
-from gpumand.host_setup.init_system import NoSystemd
 from tests.unit.cli import samples
 from tests.unit.cli.doctor.healthy_host import HEALTHY, HTTP, STOP, findings, only_finding, settings, spec, status, unit
 
@@ -85,9 +84,17 @@ def test_another_name_owner_is_a_problem_on_the_system_bus_only() -> None:
 @pytest.mark.parametrize(
     ("changes", "severity", "fix"),
     [
-        ({"load_state": "masked"}, "problem", "sudo systemctl unmask gpumand.service"),
+        (
+            {"load_state": "masked"},
+            "problem",
+            "sudo systemctl unmask gpumand.service && sudo systemctl start gpumand.service",
+        ),
         ({"load_state": "not-found"}, "problem", "sudo apt-get install gpumand"),
-        ({"active_state": "failed", "result": "exit-code"}, "problem", "journalctl -u gpumand -n 20"),
+        (
+            {"active_state": "failed", "result": "exit-code"},
+            "problem",
+            "sudo journalctl -u gpumand -n 20   # the cause; after the repair: sudo systemctl restart gpumand",
+        ),
         ({"need_daemon_reload": True}, "warning", "sudo systemctl daemon-reload"),
     ],
 )
@@ -163,14 +170,6 @@ def test_an_empty_configuration_comes_with_the_command_that_adds_services() -> N
     assert finding.fix == "sudo gpumanctl setup"
     theirs = replace(HEALTHY, user=True, config=settings(), status=status(consumers=[]))
     assert only_finding(theirs, "configuration").fix == "gpumanctl --user setup"
-
-
-def test_without_systemd_the_missing_bus_is_not_to_be_started() -> None:
-    missing = NoSystemd("systemd does not run here (process 1 is sh)", "install gpumand elsewhere")
-    finding = only_finding(replace(HEALTHY, bus=Bus(error="no such file", no_systemd=missing), status=None), "bus")
-    assert (finding.why, finding.fix) == (missing.what, missing.fix)
-    booted = replace(HEALTHY, bus=Bus(error="no such file"), status=None)
-    assert only_finding(booted, "bus").fix == "sudo systemctl start dbus.socket"
 
 
 def test_files_changed_after_the_daemon_read_them_need_a_reload() -> None:

@@ -64,6 +64,8 @@ def test_nvmls_library_is_examined_only_where_there_is_a_card_for_it(
         tree.add_nvidia_card(driver=driver)
     monkeypatch.setenv("GPUMAND_HOST_ROOT", str(tmp_path))
     assert _uses_nvml(with_source("auto")) == examined
+    broken = replace(HEALTHY, config=Configuration(), status=None)
+    assert _uses_nvml(broken) == examined, "also where the files have errors"
     assert _uses_nvml(with_source("nvml"))
 
 
