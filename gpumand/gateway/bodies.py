@@ -24,8 +24,14 @@ READ_SEC = 30.0
 def is_read_early(request: web.BaseRequest, target: Target) -> bool:
     """Whether the body is read before the request waits."""
     length = request.content_length
-    is_json = request.content_type == JSON and "Content-Encoding" not in request.headers
+    is_json = request.content_type == JSON and not is_encoded(request)
     return is_json and target.path in MODEL_PATHS and length is not None and length <= MAX_BYTES
+
+
+def is_encoded(request: web.BaseRequest) -> bool:
+    """Whether the body is compressed, so that it cannot be read; "identity" stands for no compression."""
+    codings = ",".join(request.headers.getall("Content-Encoding", ())).lower().split(",")
+    return any(one.strip() not in ("", "identity") for one in codings)
 
 
 class BodyBudget:

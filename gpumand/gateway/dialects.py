@@ -8,6 +8,7 @@ blanks before a JSON document. Headers alone do not help.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -18,6 +19,10 @@ from gpumand.gateway.refusals import Refusal
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 JSON_LINES = "application/x-ndjson"
+
+
+ANTHROPIC_HEADER = "anthropic-version"
+"""Header of every request of a client of the API of Anthropic, which shares some paths with that of OpenAI."""
 
 
 class Api(Enum):
@@ -51,15 +56,20 @@ _OPENAI_DOCUMENTS = (
     "/v1/rerank",
     "/reranking",
     "/v1/reranking",
-    "/v1/images/generations",
     "/v1/moderations",
     "/tokenize",
 )
+_IMAGES = "/v1/images/generations"
 _ANTHROPIC = ("/v1/messages", "/v1/messages/count_tokens")
 _OLLAMA_STREAMS = ("/api/chat", "/api/generate")
 _OLLAMA_DOCUMENTS = ("/api/embed", "/api/embeddings")
+_OLLAMA_READS = ("/api/ps", "/api/show", "/api/tags", "/api/version")
+OLLAMA_CHANGES = ("/api/copy", "/api/create", "/api/delete", "/api/pull", "/api/push")
+"""Paths of Ollama that change which models it has."""
 
-MODEL_PATHS = frozenset((*_OPENAI_STREAMS, *_OPENAI_DOCUMENTS, *_ANTHROPIC, *_OLLAMA_STREAMS, *_OLLAMA_DOCUMENTS))
+MODEL_PATHS = frozenset(
+    (*_OPENAI_STREAMS, *_OPENAI_DOCUMENTS, _IMAGES, *_ANTHROPIC, *_OLLAMA_STREAMS, *_OLLAMA_DOCUMENTS)
+)
 """Paths whose JSON body is read before the request waits, because it decides about the form of the answer."""
 
 
@@ -128,9 +138,11 @@ def dialect_of(path: str, body: object, *, accepts_html: bool = False, accepts_j
 
 def api_of(path: str) -> Api:
     """The API that a path belongs to."""
-    if path in _ANTHROPIC:
+    if path == "/v1/messages" or path.startswith("/v1/messages/"):
         return Api.ANTHROPIC
     if path in _OLLAMA_STREAMS or path in _OLLAMA_DOCUMENTS:
+        return Api.OLLAMA
+    if path in _OLLAMA_READS or path in OLLAMA_CHANGES:
         return Api.OLLAMA
     return Api.OPENAI if path in MODEL_PATHS or path.startswith("/v1/") else Api.PLAIN
 
@@ -139,8 +151,12 @@ def _content_type(path: str, body: dict[str, Any]) -> str:
     if path in _OLLAMA_STREAMS:
         # Ollama streams unless it is asked not to.
         return JSON if body.get("stream") is False else JSON_LINES
-    streams = path in _OPENAI_STREAMS or path == "/v1/messages"
+    streams = path in _OPENAI_STREAMS or path in (_IMAGES, "/v1/messages")
     return EVENT_STREAM if streams and body.get("stream") is True else JSON
+
+
+_ZERO_DURATION = re.compile(r"[+-]?(?:0|(?:0+\.?0*|\.0+)(?:ns|us|µs|μs|ms|s|m|h))+")
+"""A duration of Ollama, which is written as in Go, with the value 0."""
 
 
 def is_unload(path: str, body: object) -> bool:
@@ -148,7 +164,10 @@ def is_unload(path: str, body: object) -> bool:
     if path not in _OLLAMA_STREAMS or not isinstance(body, dict) or body.get("prompt") or body.get("messages"):
         return False
     keep_alive = body.get("keep_alive")
-    return isinstance(keep_alive, int | str) and keep_alive is not False and keep_alive in (0, "0", "0s", "0m", "0h")
+    if isinstance(keep_alive, str):
+        return _ZERO_DURATION.fullmatch(keep_alive) is not None
+    # The library of Ollama for Python sends 0 as 0.0.
+    return isinstance(keep_alive, int | float) and not isinstance(keep_alive, bool) and not keep_alive
 
 
 def unload_answer(path: str, body: object) -> bytes:

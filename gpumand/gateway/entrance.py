@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 from gpumand.gateway import web
 from gpumand.gateway.bodies import BodyBudget
 from gpumand.gateway.config import GatewaySettings
-from gpumand.gateway.dialects import JSON, Api, api_of
+from gpumand.gateway.dialects import ANTHROPIC_HEADER, JSON, MODEL_PATHS, OLLAMA_CHANGES, Api, api_of
 from gpumand.gateway.elsewhere import Elsewhere, FleetRoutes
 from gpumand.gateway.entrance_config import GATEWAY, PathRule
 from gpumand.gateway.fleet import Fleet
@@ -87,7 +87,8 @@ class EntranceRouter:
 
     async def _own_list(self, target: Target, request: web.BaseRequest, client: Client) -> web.Response | None:
         with_fleet = not is_from_fleet(request.raw_headers)
-        return await self._lists.answer(target.path, client, with_fleet=with_fleet)
+        for_anthropic = ANTHROPIC_HEADER in request.headers
+        return await self._lists.answer(target.path, client, with_fleet=with_fleet, for_anthropic=for_anthropic)
 
     async def _service(self, consumer: str, client: Client) -> Service:
         check_consumer(client, consumer)
@@ -115,7 +116,8 @@ class EntranceRouter:
         if request.content_type == FORM:
             body = await read_form(request, self._bodies, self._spool)
         elif request.content_type in _READ_TYPES:
-            body = await read_json(request, self._bodies)
+            # Programs such as Continue name the model as older versions of Ollama did.
+            body = await read_json(request, self._bodies, "name" if api_of(target.path) is Api.OLLAMA else "")
         else:
             return await self._without_body(target, request, client)
         request[NAMED_MODEL] = body.model
@@ -148,6 +150,12 @@ class EntranceRouter:
         if choice is None:
             elsewhere = await self._fleet_routes.for_model(model, target, client) if can_go else None
             if elsewhere is None:
+                if (
+                    target.path in OLLAMA_CHANGES
+                    and len(having := await self._having(offers, target, request, client)) == 1
+                ):
+                    # Such a request names a model that its server does not have yet.
+                    return Choice(having[0], model), None
                 raise self._lists.unknown(model, rules, offers)
             return Choice(elsewhere.consumer, model), elsewhere
         _check_api(choice, offers, target)
@@ -161,14 +169,18 @@ class EntranceRouter:
         rules = rules_for(client, self._settings().models)
         if default and (found := choose(default, rules, offers)) is not None:
             return Choice(found.consumer, "")
-        method = WEBSOCKET if is_websocket(request) else request.method
-        having = [one.consumer for one in offers if await self._has_route(one.consumer, method, target, client)]
+        having = await self._having(offers, target, request, client)
         if len(having) == 1:
             return Choice(having[0], "")
         text = "The request names no model. Set model, or use the path below /c/ and the name of the consumer."
         if not having:
             raise refused(404, "no_such_route", f"No consumer is known to have {request.method} {target.shown}. {text}")
         raise refused(400, "model_missing", f"{text} Consumers with this route: {', '.join(having)}.")
+
+    async def _having(self, offers: list[Offer], target: Target, request: web.BaseRequest, client: Client) -> list[str]:
+        """The consumers that are known to have the route of a request."""
+        method = WEBSOCKET if is_websocket(request) else request.method
+        return [one.consumer for one in offers if await self._has_route(one.consumer, method, target, client)]
 
     async def _has_route(self, consumer: str, method: str, target: Target, client: Client) -> bool:
         rules = (await self._service(consumer, client)).rules
@@ -178,7 +190,8 @@ class EntranceRouter:
 def _check_api(choice: Choice, offers: list[Offer], target: Target) -> None:
     """Refuse a request to a consumer that has another API than that of Ollama. Raises Refused."""
     offer = next((one for one in offers if one.consumer == choice.consumer), None)
-    if api_of(target.path) is Api.OLLAMA and offer is not None and offer.is_listed and not offer.speaks_ollama:
+    is_ollama = api_of(target.path) is Api.OLLAMA and target.path in MODEL_PATHS
+    if is_ollama and offer is not None and offer.is_listed and not offer.speaks_ollama:
         text = (
             f"{choice.consumer} does not have the API of Ollama. Use a client of the OpenAI API, with /v1 as its URL."
         )

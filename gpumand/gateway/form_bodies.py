@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from gpumand.gateway import web
-from gpumand.gateway.bodies import BodyBudget
+from gpumand.gateway.bodies import BodyBudget, is_encoded
 from gpumand.gateway.held_bodies import HeldBody, next_chunk
 from gpumand.gateway.multipart import BadForm, FormScanner, boundary_of
 from gpumand.gateway.refusals import refused
@@ -101,7 +101,7 @@ def _replacing(
 
 async def read_form(request: web.BaseRequest, budget: BodyBudget, spool: Spool) -> FormBody:
     """Read a form until its model is known. Raises Refused if it is too large, too slow or invalid."""
-    if "Content-Encoding" in request.headers:
+    if is_encoded(request):
         raise refused(415, "compressed_body", "The body is compressed, so its model cannot be read. Send it as it is.")
     body: FormBody | None = None
     try:

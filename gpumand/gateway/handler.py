@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from aiohttp import HttpVersion11
+
 from gpumand.gateway import cors, web
 from gpumand.gateway.access import foreign_site, is_from_foreign_site
 from gpumand.gateway.access_log import AccessLog, Visit
 from gpumand.gateway.admissions import Admission, Admissions
 from gpumand.gateway.connections import Connection, connection_of
 from gpumand.gateway.console.paths import is_for_console
-from gpumand.gateway.dialects import Api, Dialect, dialect_of
+from gpumand.gateway.dialects import ANTHROPIC_HEADER, Api, Dialect, dialect_of
 from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
 from gpumand.gateway.forward import AnswerCut
@@ -96,7 +98,9 @@ class Gateway:
             response = await self._checked(request, connection, visit)
             if not response.prepared:
                 cors.allow(response.headers, self._listed_origin(request))
-            if connection.has_queued_requests or connection.is_half_closed or not request.content.is_eof():
+            # Before HTTP/1.1, the end of the connection is the only end of an answer of unknown length.
+            is_last = request.version < HttpVersion11 and response.content_length is None
+            if is_last or connection.has_queued_requests or connection.is_half_closed or not request.content.is_eof():
                 response.force_close()
             return response
         except (BadHeader, BadTarget) as error:
@@ -304,6 +308,8 @@ def _first_dialect(request: web.BaseRequest, target: Target) -> Dialect:
 def _refusal_api(request: web.BaseRequest, target: Target, connection: Connection) -> Api:
     """The form of refusals, by the path and the headers of a request."""
     api = _first_dialect(request, target).api
+    if api is Api.OPENAI and ANTHROPIC_HEADER in request.headers:
+        return Api.ANTHROPIC
     if connection.listener != GATEWAY or api is not Api.PLAIN:
         return api
     # Clients of the entrance speak an API, even where they use a route that is not known.

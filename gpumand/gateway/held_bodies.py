@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpumand.gateway import web
-from gpumand.gateway.bodies import BodyBudget
+from gpumand.gateway.bodies import BodyBudget, is_encoded
 from gpumand.gateway.incoming_body import BadBody
-from gpumand.gateway.json_scan import BadJson, Scan, replaced, scan
+from gpumand.gateway.json_scan import MODEL, BadJson, Scan, replaced, scan
 from gpumand.gateway.refusals import refused
 from gpumand.gateway.request_body import answer_expect, bad_body
 
@@ -55,15 +55,16 @@ class JsonBody:
         text: the body.
         found: its members.
         close: frees the memory.
+        key: the member that names the model.
     """
 
-    def __init__(self, text: bytes, found: Scan, close: Callable[[], None]) -> None:
-        self._text, self._found, self.close = text, found, close
+    def __init__(self, text: bytes, found: Scan, close: Callable[[], None], key: str = MODEL) -> None:
+        self._text, self._found, self.close, self._key = text, found, close, key
 
     @property
     def model(self) -> str:
         """The model that it names; "" if it names none."""
-        model = self._found.members.get("model")
+        model = self._found.members.get(self._key)
         return model if isinstance(model, str) else ""
 
     def held(self, model: str) -> HeldBody:
@@ -74,25 +75,37 @@ class JsonBody:
         return HeldBody(self._found.members, lambda: text, len(text), self.close)
 
 
-async def read_json(request: web.BaseRequest, budget: BodyBudget) -> JsonBody:
-    """Read a JSON body. Raises Refused if it is too large, too slow or invalid."""
-    if "Content-Encoding" in request.headers:
+async def read_json(request: web.BaseRequest, budget: BodyBudget, other_key: str = "") -> JsonBody:
+    """Read a JSON body. Raises Refused if it is too large, too slow or invalid.
+
+    Args:
+        request: the request.
+        budget: limits the memory of bodies.
+        other_key: the member that names the model where ``model`` is missing or empty; "" = none.
+    """
+    if is_encoded(request):
         raise refused(415, "compressed_body", "The body is compressed, so its model cannot be read. Send it as it is.")
     if (request.content_length or 0) > MAX_JSON_BYTES:
         raise _too_large()
     share = budget.share()
     try:
         text = await _read(request, share.add)
-        found = await asyncio.to_thread(scan, text) if len(text) > THREAD_BYTES else scan(text)
-        if "model" in found.members and not isinstance(found.members["model"], str):
-            raise BadJson("model must be a string")
-        return JsonBody(text, found, share.close)
+        key, found = MODEL, await _scan(text, MODEL)
+        if other_key and other_key in found.members and not found.members.get(MODEL):
+            key, found = other_key, await _scan(text, other_key)
+        if key in found.members and not isinstance(found.members[key], str):
+            raise BadJson(f"{key} must be a string")
+        return JsonBody(text, found, share.close, key)
     except BadJson as error:
         share.close()
         raise refused(400, "invalid_json", f"The request cannot be read: {error}.") from None
     except BaseException:
         share.close()
         raise
+
+
+async def _scan(text: bytes, key: str) -> Scan:
+    return await asyncio.to_thread(scan, text, key) if len(text) > THREAD_BYTES else scan(text, key)
 
 
 async def _read(request: web.BaseRequest, count: Callable[[int], None]) -> bytes:

@@ -24,7 +24,7 @@ _SCALAR = re.compile(_STRING + rb"|[-+.0-9A-Za-z]++", re.DOTALL)
 _NESTED = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
 _NEXT = re.compile(_BLANK + rb"([,}])" + _BLANK)
 
-WATCHED = "model"
+MODEL = "model"
 
 
 class BadJson(Exception):
@@ -38,15 +38,20 @@ class Scan:
     Attributes:
         members: values of members that are short strings, numbers, booleans or null; a list or an object is True if it
             is not empty, and a long string is True too.
-        model_span: begin and end of the value of ``model`` in the text; None if there is none.
+        model_span: begin and end of the value of the member that names the model in the text; None if there is none.
     """
 
     members: dict[str, object] = field(default_factory=dict)
     model_span: tuple[int, int] | None = None
 
 
-def scan(text: bytes) -> Scan:
-    """Read the members of an object. Takes long for large texts: call it in a thread above 1 MiB. Raises BadJson."""
+def scan(text: bytes, key: str = MODEL) -> Scan:
+    """Read the members of an object. Takes long for large texts: call it in a thread above 1 MiB. Raises BadJson.
+
+    Args:
+        text: the object.
+        key: the member that names the model, in lower case.
+    """
     found, opening = Scan(), _OPEN.match(text)
     if opening is None:
         raise BadJson("the body is not a JSON object")
@@ -54,7 +59,7 @@ def scan(text: bytes) -> Scan:
     if text[position : position + 1] == b"}":
         return _ended(text, position + 1, found)
     for _ in range(MAX_MEMBERS):
-        position = _member(text, position, found)
+        position = _member(text, position, found, key)
         separator = _NEXT.match(text, position)
         if separator is None:
             raise BadJson("the body is not valid JSON")
@@ -75,7 +80,7 @@ def _ended(text: bytes, position: int, found: Scan) -> Scan:
     return found
 
 
-def _member(text: bytes, position: int, found: Scan) -> int:
+def _member(text: bytes, position: int, found: Scan, watched: str) -> int:
     """Read one member; returns the position after it."""
     matched = _KEY.match(text, position)
     if matched is None:
@@ -90,16 +95,16 @@ def _member(text: bytes, position: int, found: Scan) -> int:
         if scalar is None:
             raise BadJson("the body is not valid JSON")
         end, value = scalar.end(), _value(scalar[0])
-    if key.casefold() == WATCHED:
-        _check_watched(key, found)
+    if key.casefold() == watched:
+        _check_watched(key, found, watched)
         found.model_span = begin, end
     found.members[key] = value
     return end
 
 
-def _check_watched(key: str, found: Scan) -> None:
-    if key != WATCHED or found.model_span is not None:
-        raise BadJson(f"{WATCHED} must be given once, in lower case: programs read other spellings in different ways")
+def _check_watched(key: str, found: Scan, watched: str) -> None:
+    if key != watched or found.model_span is not None:
+        raise BadJson(f"{watched} must be given once, in lower case: programs read other spellings in different ways")
 
 
 def _skip(text: bytes, begin: int) -> int:

@@ -10,7 +10,17 @@ from gpumand.gateway.catalog import Document, first
 from gpumand.gateway.config import GatewaySettings
 from gpumand.gateway.entrance_config import ModelRule
 from gpumand.gateway.fleet import MODELS_PATH, Fleet, OtherModels
-from gpumand.gateway.models import Offer, choose, known_ids, ollama_list, openai_list, rules_for, running_list
+from gpumand.gateway.models import (
+    Offer,
+    anthropic_entry,
+    anthropic_list,
+    choose,
+    known_ids,
+    ollama_list,
+    openai_list,
+    rules_for,
+    running_list,
+)
 from gpumand.gateway.offers import Offers
 from gpumand.gateway.refusals import Refused, refused
 from gpumand.gateway.requests import Client
@@ -33,13 +43,16 @@ class EntranceLists:
     def __init__(self, settings: Callable[[], GatewaySettings], offers: Offers, fleet: Fleet) -> None:
         self._settings, self._offers, self._fleet = settings, offers, fleet
 
-    async def answer(self, path: str, client: Client, *, with_fleet: bool = True) -> web.Response | None:
+    async def answer(
+        self, path: str, client: Client, *, with_fleet: bool = True, for_anthropic: bool = False
+    ) -> web.Response | None:
         """The answer to a GET request; None if the path is none of a list. Raises Refused for an unknown model.
 
         Args:
             path: the path.
             client: the client.
             with_fleet: list the models of other hosts too.
+            for_anthropic: list models in the form of the API of Anthropic, which has the same paths as that of OpenAI.
         """
         path = path.rstrip("/") or "/"
         if path == MODELS_PATH:
@@ -48,9 +61,11 @@ class EntranceLists:
         if path == "/":
             return web.Response(text="Ollama is running")
         if path in OPENAI_LIST:
-            return _json({"object": "list", "data": await self._openai(client, others)})
+            found = await self._openai(client, others)
+            return _json(anthropic_list(found) if for_anthropic else {"object": "list", "data": found})
         if path.startswith(OPENAI_ENTRY):
-            return await self._entry(path.removeprefix(OPENAI_ENTRY), client, others)
+            entry = await self._entry(path.removeprefix(OPENAI_ENTRY), client, others)
+            return _json(anthropic_entry(entry) if for_anthropic else entry)
         return await self._ollama(path, client, others)
 
     async def _openai(self, client: Client, others: Iterable[OtherModels]) -> list[Document]:
@@ -83,12 +98,12 @@ class EntranceLists:
         found = ollama_list(rules_for(client, self._settings().models), offers)
         return _json({"models": _with_others(found, "name", [one.ollama for one in others])})
 
-    async def _entry(self, model: str, client: Client, others: Sequence[OtherModels]) -> web.Response:
+    async def _entry(self, model: str, client: Client, others: Sequence[OtherModels]) -> Document:
         entry = next((one for one in await self._openai(client, others) if one["id"] == model), None)
         if entry is None:
             rules = rules_for(client, self._settings().models)
             raise self.unknown(model, rules, await self._offers.of(client, refresh=False))
-        return _json(entry)
+        return entry
 
     def unknown(self, model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> Refused:
         """The refusal of a model that no consumer is known to serve."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gpumand.gateway import web
+from gpumand.gateway.bodies import is_encoded
 from gpumand.gateway.dialects import JSON
 from gpumand.gateway.exchange import Exchange
 
@@ -24,38 +26,56 @@ MAX_SHARED = 128
 MAX_REMEMBERED = 256
 MAX_REMEMBERED_BYTES = 32 * 1024 * 1024
 
-_CREDENTIALS = (
-    "authorization",
-    "cookie",
-    "x-api-key",
-    "api-key",
-    "x-goog-api-key",
-    "x-openwebui-user-id",
-    "x-openwebui-user-email",
-    "x-openwebui-user-name",
-    "x-openwebui-user-role",
+_HARMLESS = frozenset(
+    {
+        "accept-charset",
+        "baggage",
+        "cache-control",
+        "connection",
+        "content-length",
+        "content-type",
+        "date",
+        "dnt",
+        "keep-alive",
+        "pragma",
+        "priority",
+        "referer",
+        "save-data",
+        "te",
+        "traceparent",
+        "tracestate",
+        "upgrade-insecure-requests",
+        "user-agent",
+        "via",
+        "x-correlation-id",
+        "x-request-id",
+        "x-requested-with",
+    }
 )
-"""Headers that say to the consumer which user sends a request."""
+"""Headers on which no answer depends. Any other may name the user: ComfyUI has Comfy-User, and login proxies have their
+own headers."""
 
-_VARYING = (
-    *_CREDENTIALS,
-    "accept",
-    "accept-encoding",
-    "accept-language",
-    "host",
-    "if-modified-since",
-    "if-none-match",
-    "origin",
-    "range",
-    "x-forwarded-host",
-    "x-forwarded-proto",
+_HARMLESS_PREFIXES = ("sec-", "x-stainless-", "x-b3-")
+
+_FORM = frozenset(
+    {
+        "accept",
+        "accept-language",
+        "host",
+        "if-modified-since",
+        "if-none-match",
+        "origin",
+        "range",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+    }
 )
-"""Headers that may change an answer."""
+"""Headers that may change the form of an answer, and not for which user it is meant."""
 
 MAX_QUESTION_BYTES = 8 * 1024
 """A larger body is no question about a model: it is passed on as it arrives, and its answer is not kept."""
 
-Key = tuple[str, str, tuple[str, ...]]
+Key = tuple[str, str, tuple[object, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +113,19 @@ def key_of(exchange: Exchange) -> Key | None:
     request = exchange.request
     if request.method != "GET" or request.body_exists:
         return None
-    varying = tuple(request.headers.get(name, "") for name in _VARYING)
-    return exchange.service.consumer, exchange.target.raw, varying
+    return exchange.service.consumer, exchange.target.raw, _varying(request)
+
+
+def _varying(request: web.BaseRequest, without: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
+    """The headers on which an answer may depend, except these."""
+    pairs = ((name.lower(), value) for name, value in request.headers.items())
+    return tuple(
+        sorted(
+            (name, value)
+            for name, value in pairs
+            if not (name in _HARMLESS or name in without or name.startswith(_HARMLESS_PREFIXES))
+        )
+    )
 
 
 def may_be_small(answer: aiohttp.ClientResponse) -> bool:
@@ -161,7 +192,7 @@ def is_question(exchange: Exchange) -> bool:
     request, length = exchange.request, exchange.request.content_length
     if request.method != "POST" or not exchange.service.rules.remembers("POST", exchange.target.path):
         return False
-    return length is not None and length <= MAX_QUESTION_BYTES and "Content-Encoding" not in request.headers
+    return length is not None and length <= MAX_QUESTION_BYTES and not is_encoded(request)
 
 
 class Memory:
@@ -194,8 +225,7 @@ class Memory:
         elif request.method not in ("GET", "HEAD") or not exchange.service.rules.remembers("GET", exchange.target.path):
             return None
         # A client gets only what was answered to its own credentials.
-        values = (question, *(request.headers.get(name, "") for name in (*_CREDENTIALS, "accept-encoding")))
-        return exchange.service.consumer, exchange.target.raw, values
+        return exchange.service.consumer, exchange.target.raw, (question, *_varying(request, _FORM))
 
     def _drop(self, key: Key) -> None:
         if (old := self._answers.pop(key, None)) is not None:

@@ -77,32 +77,59 @@ def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> C
     Rules come first: an exact name before patterns, patterns in their order. Then ``consumer/model``, then the lists of
     the consumers in their order, and at last a consumer whose name is that of the model.
     """
-    rule = _rule_of(model, rules)
+    rule = _rule_of(model, rules, offers)
     if rule is not None:
         return Choice(rule.consumer, rule.as_ or model)
     prefix, slash, rest = model.partition("/")
     if slash and rest and any(one.consumer == prefix for one in offers):
         return Choice(prefix, rest)
-    for one in offers:
-        if one.is_listed and serves(one.lists, model):
-            return Choice(one.consumer, model)
+    listed = [one for one in offers if one.is_listed]
+    found = next((one for one in listed if serves(one.lists, model)), None)
+    found = found or next((one for one in listed if _serves_in_other_case(one.lists, model)), None)
+    if found is not None:
+        return Choice(found.consumer, model)
     return Choice(model, model) if any(one.consumer == model for one in offers) else None
 
 
-def _rule_of(model: str, rules: Sequence[ModelRule]) -> ModelRule | None:
+def _rule_of(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> ModelRule | None:
+    """The rule of a model. Programs add the tag latest to names of Ollama, or leave it out: Open WebUI adds it."""
     exact = next((one for one in rules if one.pattern == model), None)
+    if exact is None:
+        with_tags = _names_of_ollama(offers)
+        same = (one for one in rules if not one.is_glob and tagged(one.pattern) == tagged(model))
+        exact = next((one for one in same if one.consumer in with_tags), None)
     return exact or next((one for one in rules if one.is_glob and fnmatchcase(model, one.pattern)), None)
 
 
-def _shown(name: str, consumer: str, rules: Sequence[ModelRule], found: Container[str]) -> str | None:
+def _names_of_ollama(offers: Sequence[Offer]) -> frozenset[str]:
+    """The consumers that have the API of Ollama."""
+    return frozenset(one.consumer for one in offers if one.speaks_ollama or one.lists.ollama)
+
+
+def tagged(model: str) -> str:
+    """The name of a model of Ollama with its tag."""
+    return model if ":" in model.rpartition("/")[2] else f"{model}{LATEST}"
+
+
+def _shown(
+    name: str, consumer: str, rules: Sequence[ModelRule], found: Container[str], offers: Sequence[Offer]
+) -> str | None:
     """The name under which a model of a consumer is listed; None if no request for it would reach that consumer."""
     names = (f"{consumer}/{name}",) if name in found else (name, f"{consumer}/{name}")
-    return next((one for one in names if (rule := _rule_of(one, rules)) is None or rule.consumer == consumer), None)
+    return next(
+        (one for one in names if (rule := _rule_of(one, rules, offers)) is None or rule.consumer == consumer), None
+    )
 
 
 def serves(lists: Lists, model: str) -> bool:
     """Whether a consumer has listed a model; Ollama accepts a name without the tag latest."""
-    return model in lists.ids or (":" not in model.rpartition("/")[2] and f"{model}{LATEST}" in lists.ids)
+    return model in lists.ids or tagged(model) in lists.ids
+
+
+def _serves_in_other_case(lists: Lists, model: str) -> bool:
+    """Whether a consumer has listed a model of Ollama, which ignores upper and lower case."""
+    wanted = tagged(model).casefold()
+    return any(str(one["name"]).casefold() == wanted for one in lists.ollama)
 
 
 def openai_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Document]:
@@ -118,7 +145,7 @@ def openai_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Doc
         for name, entry in _openai_entries(offer):
             if (name, offer.consumer) in renamed:
                 continue
-            if (shown := _shown(name, offer.consumer, rules, found)) is not None:
+            if (shown := _shown(name, offer.consumer, rules, found, offers)) is not None:
                 found.setdefault(shown, _openai_entry(entry, shown, offer, name))
     return list(found.values())
 
@@ -140,29 +167,48 @@ def _openai_entry(entry: Document, shown: str, offer: Offer, name: str) -> Docum
     return default | entry | own
 
 
+def anthropic_list(entries: Sequence[Document]) -> Document:
+    """The entries of the merged /v1/models as one page of the API of Anthropic."""
+    data = [anthropic_entry(one) for one in entries]
+    first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
+    return {"data": data, "has_more": False, "first_id": first, "last_id": last}
+
+
+def anthropic_entry(entry: Document) -> Document:
+    """An entry of the merged /v1/models in the form of the API of Anthropic."""
+    name = str(entry["id"])
+    return {"type": "model", "id": name, "display_name": name, "created_at": "1970-01-01T00:00:00Z"}
+
+
 def ollama_list(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> list[Document]:
-    """The entries of the merged /api/tags; the names of rules come first, and what they rename is listed too."""
+    """The entries of the merged /api/tags; the names of rules come first, and what they rename is listed too.
+
+    All names have a tag, as in lists of Ollama: Open WebUI adds it to a name without one, and then looks for it there.
+    """
     found = _ollama_aliases(rules, offers)
-    unchanged = {(one.pattern, one.consumer) for one in rules if (one.as_ or one.pattern) == one.pattern}
+    unchanged = {
+        (tagged(one.pattern), one.consumer) for one in rules if tagged(one.as_ or one.pattern) == tagged(one.pattern)
+    }
     for offer in (one for one in offers if one.is_listed):
         for entry in offer.lists.ollama:
             name = str(entry["name"])
             if name in found and (name, offer.consumer) in unchanged:
                 continue
-            if (shown := _shown(name, offer.consumer, rules, found)) is not None:
+            if (shown := _shown(name, offer.consumer, rules, found, offers)) is not None:
                 found.setdefault(shown, entry if shown == name else _renamed(entry, shown))
     return list(found.values())
 
 
 def _ollama_aliases(rules: Sequence[ModelRule], offers: Sequence[Offer]) -> dict[str, Document]:
     """The entries for names of rules whose consumer has the API of Ollama."""
-    by_name = {one.consumer: one for one in offers if one.speaks_ollama or one.lists.ollama}
+    with_tags = _names_of_ollama(offers)
+    by_name = {one.consumer: one for one in offers if one.consumer in with_tags}
     found: dict[str, Document] = {}
     for rule in rules:
         if not rule.is_glob and (offer := by_name.get(rule.consumer)) is not None:
-            name = rule.as_ or rule.pattern
+            name, shown = rule.as_ or rule.pattern, tagged(rule.pattern)
             known = next((one for one in offer.lists.ollama if _is(one, name)), UNKNOWN_OLLAMA)
-            found.setdefault(rule.pattern, _renamed(known, rule.pattern))
+            found.setdefault(shown, _renamed(known, shown))
     return found
 
 

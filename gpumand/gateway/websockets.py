@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from gpumand.gateway.forward import sent_headers
 from gpumand.gateway.handshakes import HandshakeRefused, OpenSocket, RawHeaders
 from gpumand.gateway.headers import response_headers
 from gpumand.gateway.upstream import MAX_MESSAGE_BYTES, Endpoint, Upstreams
+
+# aiohttp would log the protocols that a client offers and the consumer does not choose, which may contain an API key.
+logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)
 
 SERVICE_RESTART = 1012
 GOING_AWAY = 1001

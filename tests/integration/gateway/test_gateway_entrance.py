@@ -245,11 +245,11 @@ async def test_names_of_the_configuration_are_in_the_list_of_a_stopped_ollama(tm
         used = await made.post("/api/chat", CHAT | {"model": "assistant"})
 
     assert [(one["name"], one["model"]) for one in tags["models"]] == [
-        ("assistant", "assistant"),
+        ("assistant:latest", "assistant:latest"),
         ("gemma3:latest", "gemma3:latest"),
         ("qwen3:8b", "qwen3:8b"),
     ]
-    assert {**tags["models"][2], "name": "assistant", "model": "assistant"} == tags["models"][0]
+    assert {**tags["models"][2], "name": "assistant:latest", "model": "assistant:latest"} == tags["models"][0]
     assert not leases
     assert (used[0], made.ollama.used) == (200, ["qwen3:8b"])
 

@@ -105,3 +105,12 @@ def test_large_documents_are_read_quickly_and_hostile_ones_are_refused() -> None
         scan(b'{"a":[' + b"[]," * MAX_TOKENS + b'[]],"model":"b"}')
     with pytest.raises(BadJson, match="members"):
         scan(b"{" + b",".join(b'"%d":1' % number for number in range(MAX_MEMBERS + 1)) + b"}")
+
+
+def test_another_member_can_name_the_model() -> None:
+    found = scan(b'{"name": "a", "x": 1}', "name")
+
+    assert found.model_span is not None
+    assert replaced(b'{"name": "a", "x": 1}', found.model_span, "b") == b'{"name": "b", "x": 1}'
+    with pytest.raises(BadJson, match="name must be given once"):
+        scan(b'{"name":"a","Name":"b"}', "name")

@@ -6,7 +6,17 @@ from typing import Any
 
 from gpumand.gateway.catalog import Lists
 from gpumand.gateway.entrance_config import ModelRule
-from gpumand.gateway.models import Choice, Offer, choose, known_ids, ollama_list, openai_list, rules_for, running_list
+from gpumand.gateway.models import (
+    Choice,
+    Offer,
+    anthropic_list,
+    choose,
+    known_ids,
+    ollama_list,
+    openai_list,
+    rules_for,
+    running_list,
+)
 from gpumand.gateway.requests import Client
 
 
@@ -140,7 +150,7 @@ def test_names_of_rules_are_in_the_list_of_ollama_with_the_entry_of_their_model(
 
     found = ollama_list(rules, OFFERS)
 
-    assert found == [gemma | {"name": "assistant", "model": "assistant"}, qwen, gemma]
+    assert found == [gemma | {"name": "assistant:latest", "model": "assistant:latest"}, qwen, gemma]
     assert [chosen(str(one["name"]), *rules) for one in found] == [
         Choice("ollama", "gemma3"),
         Choice("ollama", "qwen3:8b"),
@@ -153,7 +163,7 @@ def test_name_of_a_rule_whose_server_never_ran_has_all_keys_of_an_entry_of_ollam
 
     (entry,) = ollama_list(rules, [Offer("new", False, Lists(), speaks_ollama=True)])
 
-    assert (entry["name"], entry["model"], entry["size"], entry["digest"]) == ("assistant", "assistant", 0, "")
+    assert (entry["name"], entry["model"], entry["size"]) == ("assistant:latest", "assistant:latest", 0)
     assert {"modified_at", "details"} < set(entry)
     assert {"family", "parameter_size", "quantization_level"} < set(entry["details"])
     assert ollama_list(rules, [Offer("new", False, Lists())]) == [], "its consumer does not have the API of Ollama"
@@ -174,5 +184,41 @@ def test_limited_client_sees_only_names_of_rules_for_its_consumers_in_the_list_o
     rules = (ModelRule(pattern="hidden", consumer="other"), ModelRule(pattern="own", consumer="ollama"))
     own_rules = rules_for(Client("lena", consumers=frozenset({"ollama"})), rules)
 
-    assert [one["name"] for one in ollama_list(own_rules, [OLLAMA])] == ["own", "gemma3:latest", "qwen3:8b"]
-    assert [one["name"] for one in ollama_list(rules, [OLLAMA, other])][:2] == ["hidden", "own"]
+    assert [one["name"] for one in ollama_list(own_rules, [OLLAMA])] == ["own:latest", "gemma3:latest", "qwen3:8b"]
+    assert [one["name"] for one in ollama_list(rules, [OLLAMA, other])][:2] == ["hidden:latest", "own:latest"]
+
+
+def test_name_of_a_rule_is_found_with_the_tag_that_programs_add_or_leave_out() -> None:
+    rules = (
+        ModelRule(pattern="assistant", consumer="ollama", as_="gemma3"),
+        ModelRule(pattern="small:latest", consumer="ollama", as_="qwen3:8b"),
+        ModelRule(pattern="gpt", consumer="llama", as_="qwen3"),
+        ModelRule(pattern="*", consumer="llama"),
+    )
+
+    assert chosen("assistant:latest", *rules) == Choice("ollama", "gemma3")
+    assert chosen("small", *rules) == Choice("ollama", "qwen3:8b")
+    assert chosen("assistant:1b", *rules) == Choice("llama", "assistant:1b")
+    assert chosen("gpt:latest", *rules) == Choice("llama", "gpt:latest"), "only names of Ollama have tags"
+
+
+def test_names_of_ollama_ignore_upper_and_lower_case_after_exact_ones() -> None:
+    upper = Offer("upper", True, openai("Gemma3:latest"))
+
+    assert chosen("Gemma3") == Choice("ollama", "Gemma3")
+    assert chosen("QWEN3:8B") == Choice("ollama", "QWEN3:8B")
+    assert chosen("Qwen3") is None, "servers of other APIs tell them apart"
+    assert chosen("Gemma3:latest", offers=[OLLAMA, upper]) == Choice("upper", "Gemma3:latest")
+
+
+def test_list_has_the_form_of_the_api_of_anthropic() -> None:
+    found = anthropic_list(openai_list((), [LLAMA]))
+
+    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, "qwen3", "org/phi-4")
+    assert found["data"][0] == {
+        "type": "model",
+        "id": "qwen3",
+        "display_name": "qwen3",
+        "created_at": "1970-01-01T00:00:00Z",
+    }
+    assert anthropic_list([]) == {"data": [], "has_more": False, "first_id": None, "last_id": None}

@@ -1,0 +1,140 @@
+"""Habits of real programs at the gateway: spellings, headers and forms that differ from those of a textbook."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import anthropic
+import ollama
+import openai
+import pytest
+
+from gpumand.gateway.entrance_config import GATEWAY
+from tests.integration.gateway.conftest import front
+from tests.integration.gateway.entrance import entrance
+from tests.integration.gateway.waiting_requests import COMFYUI
+from tests.integration.http.raw import exchange
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+ALIAS = '[gateway.models]\nassistant = { consumer = "ollama", as = "gemma3:latest" }\n'
+
+
+async def test_unload_of_the_ollama_library_loads_nothing(tmp_path: Path) -> None:
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
+        lease = await made.block()
+        client = ollama.AsyncClient(made.url, timeout=20)
+        async with client._client:
+            # The library sends 0.0, and a request that needed the model would wait for the lease above.
+            answers = [
+                await client.generate("gemma3", keep_alive=0),
+                await client.chat("gemma3", [], keep_alive=0),
+                await client.generate("gemma3", keep_alive="0m"),
+            ]
+        await made.control.release(lease)
+
+    assert [one.done_reason for one in answers] == ["unload"] * 3
+    assert made.ollama.bodies == []
+
+
+async def test_names_of_the_configuration_have_the_tag_that_programs_of_ollama_add(tmp_path: Path) -> None:
+    async with entrance(tmp_path, tables=ALIAS) as made:
+        client = ollama.AsyncClient(made.url, timeout=20)
+        async with client._client:
+            listed = [one.model for one in (await client.list()).models]
+            for name in (listed[0], "assistant", "Gemma3", "QWEN3:8B"):
+                await client.chat(name or "", MESSAGES)
+        named = await made.post("/api/show", {"name": "assistant"})
+        ambiguous = await made.post("/api/show", {"name": "assistant", "Name": "qwen3:8b"})
+
+    assert listed == ["assistant:latest", "gemma3:latest", "qwen3:8b"]
+    assert made.ollama.used[:4] == ["gemma3:latest", "gemma3:latest", "Gemma3", "QWEN3:8B"]
+    assert (named[0], made.ollama.bodies[4:]) == (200, [{"name": "gemma3:latest"}])
+    assert ambiguous[0] == 400
+
+
+async def test_refused_changes_of_ollama_reach_its_library_with_their_reason(tmp_path: Path) -> None:
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
+        client = ollama.AsyncClient(made.url, timeout=20)
+        async with client._client:
+            for change in (client.pull("new"), client.delete("gemma3"), client.copy("gemma3", "x")):
+                with pytest.raises(ollama.ResponseError) as raised:
+                    await change
+                assert raised.value.status_code == 403
+                assert raised.value.error.startswith("This route may not be used through the gateway.")
+
+
+async def test_client_of_anthropic_gets_lists_and_errors_in_its_form_on_shared_paths(tmp_path: Path) -> None:
+    async with entrance(tmp_path) as made:
+        client = anthropic.AsyncAnthropic(base_url=made.url, api_key="none", timeout=20, max_retries=0)
+        async with client:
+            models = [(one.id, one.display_name, one.type) async for one in client.models.list()]
+            one = await client.models.retrieve("org/phi-4")
+            with pytest.raises(anthropic.NotFoundError) as raised:
+                await client.models.retrieve("nothing")
+        async with openai.AsyncOpenAI(base_url=f"{made.url}/v1", api_key="none") as other:
+            owners = {one.object async for one in other.models.list()}
+
+    assert models[:2] == [("qwen3", "qwen3", "model"), ("org/phi-4", "org/phi-4", "model")]
+    assert (one.id, one.display_name, owners) == ("org/phi-4", "org/phi-4", {"model"})
+    assert isinstance(raised.value.body, dict)
+    assert raised.value.body["type"] == "error"
+
+
+async def test_body_that_is_declared_as_not_compressed_is_read(tmp_path: Path) -> None:
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
+        plain = await made.post("/v1/embeddings", {"model": "qwen3"}, headers={"Content-Encoding": "identity"})
+        gzip = await made.post("/v1/embeddings", {"model": "qwen3"}, headers={"Content-Encoding": "identity, gzip"})
+
+    assert (plain[0], gzip[0], gzip[1]["error"]["code"]) == (200, 415, "compressed_body")
+
+
+async def test_stream_to_a_client_of_http_1_0_ends_with_its_connection(tmp_path: Path) -> None:
+    body = b'{"model": "qwen3", "stream": true, "messages": []}'
+    head = b"POST /v1/chat/completions HTTP/1.0\r\nConnection: keep-alive\r\nContent-Type: application/json\r\n"
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
+        address = ("127.0.0.1", made.gateway.ports[GATEWAY])
+
+        # exchange() fails if the connection stays open.
+        answer = await exchange(address, head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert answer.endswith(b"data: [DONE]\n\n")
+
+
+async def test_users_of_a_service_that_names_them_in_a_header_of_its_own_get_their_own_answers(tmp_path: Path) -> None:
+    names = ("Comfy-User", "Remote-User", "X-Auth-Token")
+    async with front(tmp_path, COMFYUI) as made:
+
+        async def own(name: str, value: str, agent: str) -> str | None:
+            headers = {name: value, "User-Agent": agent}
+            async with made.session.get(f"{made.url}/api/settings", headers=headers) as answer:
+                found: dict[str, str] = (await answer.json())["headers"]
+                return found.get(name)
+
+        for name in names:
+            values = ("alice", "bob", "alice")
+            found = await asyncio.gather(*(own(name, one, str(index)) for index, one in enumerate(values)))
+            assert found == list(values)
+        count = len(made.service.paths())
+
+    assert count == 2 * len(names), "clients that differ in harmless headers only share an answer"
+
+
+async def test_protocols_of_a_websocket_are_not_logged(tmp_path: Path) -> None:
+    protocols = ("realtime", "openai-insecure-api-key.secret-17")
+    async with front(tmp_path, COMFYUI) as made:
+        async with made.session.ws_connect(f"{made.url}/ws", protocols=protocols) as socket:
+            await socket.send_str("hi")
+            assert (await socket.receive()).data == "echo hi"
+        async with aiohttp.ClientSession() as session, session.get(f"{made.url}/queue") as answer:
+            assert answer.status == 200
+        log = made.gateway.log
+
+    assert "fake: listening on" in log
+    assert "secret-17" not in log
