@@ -147,5 +147,6 @@ def _int(one: Entry, key: str) -> int:
 
 def _text(value: object, most: int) -> str:
     """A text of the daemon in one line, without control characters and of limited length."""
-    words = " ".join(str(value or "").split())
+    # Cut first: a long text must not cost seconds. What is cut here would not be shown, unless the rest is blanks.
+    words = " ".join(str(value or "")[: 16 * most].split())
     return "".join(one for one in words if one.isprintable())[:most]

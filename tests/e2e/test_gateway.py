@@ -200,7 +200,7 @@ def test_gpumanctl_shows_and_ends_a_request(front: Front) -> None:
     refused = front.machine.run(cancel, user="nobody", check=False)
     assert (refused.returncode, "evict = true" in refused.stderr) == (1, True)
     front.machine.run(cancel)
-    waiting.communicate(timeout=10)
+    waiting.communicate(timeout=50)
     assert waiting.returncode != 0
     front.machine.wait_until(lambda: not front.host.client.status()["queue"], "nothing waits in gpumand's queue")
 

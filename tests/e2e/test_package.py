@@ -242,7 +242,7 @@ def test_upgrade_keeps_leases_waiting_requests_the_socket_and_an_edited_configur
     assert waiting.poll() is None, waiting.communicate()
     debian.wait_until(lambda: client.status()["queue"], "two has its place again")
     client.release(lease)
-    granted, errors = waiting.communicate(timeout=20)
+    granted, errors = waiting.communicate(timeout=50)
     assert waiting.returncode == 0, errors
     assert {key: one["consumer"] for key, one in client.leases().items()} == {granted.strip(): "two"}
     assert state(debian, "one.service") != "active"

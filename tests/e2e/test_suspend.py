@@ -44,7 +44,7 @@ def test_restart_refuses_waiting_requests_and_keeps_leases_without_announcing_an
     waiting = host.machine.start([*ACQUIRE, "beta", PATIENT])
     host.machine.wait_until(lambda: waits(client), "a request waits")
     host.machine.systemctl("restart", DAEMON)
-    assert f"{ERROR}ShuttingDown: ShuttingDown: gpumand is stopping" in waiting.communicate(timeout=20)[1]
+    assert f"{ERROR}ShuttingDown: ShuttingDown: gpumand is stopping" in waiting.communicate(timeout=50)[1]
     assert list(client.leases()) == [lease]
     client.release(lease)
     host.machine.wait_until(lambda: observer.heard("LeaseEnded"), "the release is announced")
@@ -127,7 +127,7 @@ def test_shutdown_refuses_waiting_and_new_requests_and_ends_leases_last(own_mach
 
     own_machine.run(["busctl", "call", *LOGIND, "PowerOff", "b", "false"])
 
-    assert f"{ERROR}ShuttingDown: ShuttingDown: the host is shutting down" in waiting.communicate(timeout=20)[1]
+    assert f"{ERROR}ShuttingDown: ShuttingDown: the host is shutting down" in waiting.communicate(timeout=50)[1]
     assert host.client.refusal("Acquire", "alpha", "{}")[0] == f"{ERROR}ShuttingDown"
     assert list(host.client.leases()) == [lease]
     assert observer.heard("LeaseEnded") == []

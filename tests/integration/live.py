@@ -200,18 +200,32 @@ async def error_of(work: Awaitable[Any]) -> BusError:
     raise AssertionError(f"it succeeded: {result}")
 
 
+def run_queue_sec(pid: int) -> float:
+    """Seconds for which a process was ready and the kernel ran others; 0 where the kernel does not count them."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
 @contextlib.asynccontextmanager
 async def status_answers_fast(host: LiveHost, within_sec: float = 1.0) -> AsyncIterator[None]:
-    """Check that GetStatus is answered fast during the whole block."""
+    """Check that GetStatus is answered fast during the whole block.
+
+    Time in which a busy machine ran neither the daemon nor this test does not count.
+    """
     client, slowest_sec = await host.client(), 0.0
     clock = asyncio.get_running_loop().time
+
+    def kept_waiting_sec() -> float:
+        return sum(run_queue_sec(pid) for pid in (os.getpid(), host.daemon.pid if host.daemon else 0))
 
     async def look() -> None:
         nonlocal slowest_sec
         while True:
-            began = clock()
+            began, kept_sec = clock(), kept_waiting_sec()
             await client.status()
-            slowest_sec = max(slowest_sec, clock() - began)
+            slowest_sec = max(slowest_sec, clock() - began - (kept_waiting_sec() - kept_sec))
             await asyncio.sleep(0.05)
 
     looking = asyncio.create_task(look())

@@ -126,7 +126,7 @@ async def test_a_card_whose_files_hang_is_reported_and_calls_are_answered(tmp_pa
         path = f"{setup.kernel.folder}/mem_info_gtt_used"
         setup.kernel.tree.fifo(path)
         await wait_until("the hang is reported", _degraded_by, setup, "sysfs-hangs")
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(4):
             await setup.client.status()
         setup.kernel.tree.release(path)
         setup.kernel.tree.write(path, 0)

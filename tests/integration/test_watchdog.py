@@ -92,7 +92,7 @@ async def test_hanging_driver_call_does_not_stop_the_pings(host: LiveHost, manag
     await wait_until("the hanging driver is reported", degraded)
     began, before = asyncio.get_running_loop().time(), manager.pings
     await wait_until("the daemon continues to ping", manager.has_pinged, before + 6)
-    assert asyncio.get_running_loop().time() - began < 6 * PERIOD_SEC
+    assert asyncio.get_running_loop().time() - began < 12 * PERIOD_SEC
     await client.close()
 
 

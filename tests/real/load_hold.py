@@ -23,7 +23,7 @@ class LoadHold:
 
     def caught(self) -> int:
         """Wait until the process that loads the model is stopped, and return its pid."""
-        printed, said = self._watching.communicate(timeout=25)
+        printed, said = self._watching.communicate(timeout=50)
         assert self._watching.returncode == 0, f"no process started to load the model: {said}"
         self._pid = printed.strip()
         return int(self._pid)

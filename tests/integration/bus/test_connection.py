@@ -119,7 +119,7 @@ def _answer_once(listener: socket.socket, answer: bytes) -> bool:
     """Answer the first data of a client and nothing more; return once the client has closed the connection."""
     connection, _ = listener.accept()
     with connection:
-        connection.settimeout(10)
+        connection.settimeout(30)
         connection.recv(1024)
         connection.sendall(answer)
         while connection.recv(1024):

@@ -130,7 +130,7 @@ async def test_oversized_call_in_big_endian_order_is_refused(own_bus: PrivateBus
         client._send_queue._sock.setblocking(False)
         answered = asyncio.get_running_loop().create_future()
         client._pending._waiting[4000] = (server.unique_name, answered)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             reply = await answered
         assert reply.error_name == "org.freedesktop.DBus.Error.LimitsExceeded"
         assert served.calls == []

@@ -80,7 +80,7 @@ async def holder(address: str) -> AsyncIterator[asyncio.subprocess.Process]:
 
 async def read_line(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         return (await process.stdout.readline()).decode().strip()
 
 

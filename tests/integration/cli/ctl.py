@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 COMMAND = (sys.executable, "-m", "gpumand.cli")
-LIMIT_SEC = 20
+LIMIT_SEC = 40
 
 
 @dataclass(frozen=True)

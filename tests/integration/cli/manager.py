@@ -123,7 +123,7 @@ class ScriptedManager:
             "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "NameHasOwner", "s", (name,)
         )
         if is_present:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await gone.wait()
 
     def emit(self, member: str, signature: str, *body: Any) -> None:

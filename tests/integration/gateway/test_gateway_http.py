@@ -127,7 +127,7 @@ async def test_heads_that_are_too_long_or_too_slow_are_refused(fake_front: Front
     assert status_of(fits) == 200
     assert status_of(long) == 431
     assert status_of(slow) == 408
-    assert time.monotonic() - began < 12
+    assert time.monotonic() - began < 40
 
 
 async def test_foreign_hosts_and_origins_are_refused(fake_front: Front) -> None:
@@ -272,7 +272,7 @@ async def test_upload_whose_client_leaves_while_it_waits_is_withdrawn(fake_front
     async def no_queue() -> bool:
         return not await has_queue(fake_front)
 
-    await wait_until("the queue is empty", no_queue, within_sec=1.5)
+    await wait_until("the queue is empty", no_queue)
     await fake_front.control.release(lease)
     assert reader is not None
 

@@ -75,10 +75,10 @@ async def test_parallel_requests_to_one_consumer_do_not_wait_for_each_other(tmp_
             statuses = await asyncio.gather(*(work(session, gateway.url("llm"), 3) for _ in range(4)))
             fastest_sec = min(fastest_sec, time.monotonic() - began)
             assert statuses == [200] * 4
-            if fastest_sec < 3.5:
+            if fastest_sec < 5.5:
                 break
 
-        assert fastest_sec < 3.5
+        assert fastest_sec < 5.5, "two that wait for each other take 6 s"
 
 
 async def keep_asking(gateway: LiveGateway, name: str, statuses: list[int], seconds: float = 0.02) -> None:
@@ -122,7 +122,8 @@ async def test_endless_requests_to_one_consumer_do_not_keep_another_waiting(
         for task in load:
             task.cancel()
         await asyncio.gather(*load, return_exceptions=True)
-        assert waited_sec < 2 + swap_sec + 1
+        # 2 s are the longest turn; the rest is for the load, which takes longer beside others on a busy machine.
+        assert waited_sec < 2 + 3 * swap_sec + 5
         assert set(statuses) == {200}
 
 
@@ -177,7 +178,7 @@ async def test_lease_whose_last_request_ended_during_a_restart_is_released(tmp_p
         began = time.monotonic()
 
         assert await work(session, gateway.url("embed")) == 200
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
 
 
 async def test_daemon_that_is_killed_again_and_again_under_load_fails_no_request(tmp_path: Path) -> None:
@@ -210,15 +211,17 @@ async def test_daemon_that_hangs_does_not_delay_requests_to_a_leased_service(tmp
         assert await work(session, gateway.url("llm")) == 200
         assert host.daemon is not None
         host.daemon.send_signal(signal.SIGSTOP)
-        began = time.monotonic()
+        took_sec: list[float] = []
         try:
-            assert await work(session, gateway.url("llm")) == 200
-            await asyncio.sleep(11)  # the known preset is old by now
-            assert await work(session, gateway.url("llm")) == 200
+            for pause_sec in (0, 11):  # after the pause the known preset is old
+                await asyncio.sleep(pause_sec)
+                began = time.monotonic()
+                assert await work(session, gateway.url("llm")) == 200
+                took_sec.append(time.monotonic() - began)
         finally:
             host.daemon.send_signal(signal.SIGCONT)
 
-        assert time.monotonic() - began < 13
+        assert max(took_sec) < 8, took_sec
 
 
 async def test_lease_that_was_revoked_is_acquired_again(tmp_path: Path) -> None:
@@ -301,5 +304,5 @@ async def test_lease_is_kept_for_a_while_and_dropped_when_another_request_waits(
         lease, grant = await control.acquire("embed", timeout_usec=("t", 20_000_000))
 
         assert grant["evicted"] == ["llm"]
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < 4.5, "it is kept for 5 s while no other request waits"
         await control.release(lease)

@@ -55,7 +55,7 @@ async def test_stopped_service_is_not_woken_by_looks_but_its_lists_are_answered(
         assert not await has_queue(made)
 
     assert (remembered[0], remembered[2]) == (200, tags[2])
-    assert took_sec < 0.05
+    assert took_sec < 0.5
     assert (other[0], other[1]["Retry-After"]) == (503, "5")
     assert slow_sec >= 1.0
 

@@ -12,8 +12,7 @@ import pytest
 from tests.integration.gateway.conftest import Front, front
 from tests.integration.gateway.fake_service import json_lines
 from tests.integration.gateway.waiting_requests import CHAT, COMFYUI, IMPATIENT, asked, has_leases, has_queue, held
-from tests.integration.http.raw import exchange
-from tests.integration.live import wait_until
+from tests.integration.live import DEADLINE_SEC, wait_until
 
 # -- signs of life -----------------------------------------------------------------------------------------------------
 
@@ -67,15 +66,24 @@ async def test_other_requests_get_their_answer_unchanged_after_the_wait(tmp_path
     assert headers["Content-Type"].startswith("application/json")
 
 
-async def raw_echo(made: Front, version: str) -> bytes:
-    """Send a request that waits for a second, and return all bytes of its answer."""
+EARLY = b"HTTP/1.1 102 Processing\r\n\r\n"
+
+
+async def raw_echo(made: Front, version: str, early: int) -> bytes:
+    """Send a request that waits for a number of interim statuses, or a second, and return all bytes of its answer."""
     sent = f"POST /echo HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
     lease = await made.block()
-    waiting = asyncio.create_task(exchange(("127.0.0.1", made.gateway.ports["fake"]), sent.encode()))
-    await wait_until("the request waits", lambda: has_queue(made))
-    await asyncio.sleep(1.2)
-    await made.control.release(lease)
-    return await waiting
+    async with asyncio.timeout(DEADLINE_SEC):
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.gateway.ports["fake"])
+        writer.write(sent.encode())
+        await wait_until("the request waits", lambda: has_queue(made))
+        begin = b"".join([await reader.readuntil(EARLY) for _ in range(early)])
+        if not early:
+            await asyncio.sleep(1.2)
+        await made.control.release(lease)
+        answer = begin + await reader.read()
+        writer.close()
+    return answer
 
 
 @pytest.mark.parametrize(
@@ -86,11 +94,10 @@ async def test_other_requests_get_an_interim_status_where_the_listener_sends_it(
     tmp_path: Path, listener: str, version: str, is_early: bool
 ) -> None:
     async with front(tmp_path, listener=listener, keys=IMPATIENT) as made:
-        answer = await raw_echo(made, version)
+        answer = await raw_echo(made, version, 2 if is_early else 0)
 
-    early = b"HTTP/1.1 102 Processing\r\n\r\n"
-    assert (answer.count(early) >= 2) is is_early
-    final = answer.replace(early, b"")
+    assert (answer.count(EARLY) >= 2) is is_early
+    final = answer.replace(EARLY, b"")
     assert final.startswith(f"HTTP/{version} 200 ".encode())
     assert b'"body": "x"' in final
 
@@ -98,10 +105,10 @@ async def test_other_requests_get_an_interim_status_where_the_listener_sends_it(
 async def test_client_with_a_short_read_limit_waits_for_an_image_by_interim_statuses(tmp_path: Path) -> None:
     async with front(tmp_path, listener="early_status = true", keys=IMPATIENT) as made:
         lease = await made.block()
-        async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=1.5)) as client:
+        async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=4)) as client:
             waiting = asyncio.create_task(client.post(made.url + "/v1/images/generations", json={"prompt": "a cat"}))
             await wait_until("the request waits", lambda: has_queue(made))
-            await asyncio.sleep(3)
+            await asyncio.sleep(5)
             await made.control.release(lease)
             assert (await waiting).status_code == 200
 

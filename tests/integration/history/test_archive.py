@@ -58,7 +58,7 @@ async def test_failed_read_of_learned_records_is_retried(tmp_path: Path, monkeyp
     second, thawed = SqliteArchive(tmp_path / "history.db"), threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(module, "QUERY_TIMEOUT_SEC", 0.01)
-        hanging = asyncio.ensure_future(second._worker.run(lambda: thawed.wait(10)))
+        hanging = asyncio.ensure_future(second._worker.run(lambda: thawed.wait(30)))
         assert await second.read_learned() == {}
     thawed.set()
     await hanging
@@ -91,17 +91,17 @@ async def test_queries_do_not_accumulate_while_the_disk_hangs(tmp_path: Path, mo
     monkeypatch.setattr(module, "QUERY_TIMEOUT_SEC", 0.01)
     archive, thawed = SqliteArchive(tmp_path / "history.db"), threading.Event()
     held = archive._worker._jobs
-    hanging = asyncio.ensure_future(archive._worker.run(lambda: thawed.wait(10)))
+    hanging = asyncio.ensure_future(archive._worker.run(lambda: thawed.wait(30)))
     for _ in range(3 * module.MAX_PENDING_QUERIES):
         archive.add(LOAD)
         assert await archive.entries(HistoryQuery()) == ()
     assert held.qsize() <= module.MAX_PENDING_QUERIES + module.MAX_EXTRA_WRITES
     thawed.set()
     await hanging
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while archive._extra_writes or archive._pending_queries:  # until all pending functions have run
             await archive._worker.run(lambda: None)
-    monkeypatch.setattr(module, "QUERY_TIMEOUT_SEC", 5.0)
+    monkeypatch.setattr(module, "QUERY_TIMEOUT_SEC", 30.0)
     answer = await archive.entries(HistoryQuery(limit=1000))
     assert answer == (LOAD,) * 3 * module.MAX_PENDING_QUERIES, "queries work again, and nothing is lost"
     await archive.close()

@@ -24,11 +24,11 @@ async def test_hanging_command_is_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(journal, "TIMEOUT_SEC", 0.2)
     began = time.monotonic()
     assert await journal.last_lines(["sleep", "1000"]) == ()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
 
 
 async def test_endless_output_is_cut_off() -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         lines = await journal.last_lines(["yes", "y" * 100])
     assert len(lines) == journal.MAX_LINES
     assert set(lines[:-1]) == {"y" * 100}

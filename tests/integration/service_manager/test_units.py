@@ -14,14 +14,7 @@ from gpumand.ports import UnitManager
 from gpumand.service_manager.units import SystemdUnits
 from tests.integration.service_manager.conftest import UNITS
 from tests.integration.service_manager.host import FakeHost, failure_of, until
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+from tests.waiting import is_running, until_ended
 
 
 def children_of(pid: int) -> list[int]:
@@ -39,10 +32,10 @@ async def test_unit_starts_and_stops_with_its_processes(host: FakeHost, units: S
     assert state.active_since is not None
     assert 0 <= time.monotonic() - state.active_since < 60
     pid = await host.main_pid("a.service")
-    assert alive(pid)
+    assert is_running(pid)
     await port.stop("a.service", 10)
     assert (await port.state("a.service")).activity is UnitActivity.INACTIVE
-    assert not alive(pid)
+    await until_ended(pid)
 
 
 async def test_starting_active_and_stopping_inactive_unit_succeeds(units: SystemdUnits) -> None:

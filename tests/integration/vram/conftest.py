@@ -56,7 +56,7 @@ class NvmlWorker:
         self.ask("advance", seconds)
         return self.read()
 
-    def end(self, within_sec: float = 10.0) -> float:
+    def end(self, within_sec: float = 30.0) -> float:
         """Close stdin and return the seconds until the process has ended with status 0."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None

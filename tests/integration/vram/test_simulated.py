@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from gpumand.testing.vram_announcement import Announcement
 from gpumand.vram.process import command_name, is_dead, start_ticks
 from gpumand.vram.simulated import SimulatedSource, default_dir
 from gpumand.vram.simulated_files import MAX_FILES
+from tests.waiting import block_until
 
 ME = os.getpid()
 
@@ -53,13 +54,6 @@ def write(directory: Path, name: int | str, content: str | bytes) -> Path:
     path = directory / str(name)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
-
-
-def wait_until(condition: Callable[[], bool], within_sec: float = 20.0) -> None:
-    deadline = time.monotonic() + within_sec
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 async def free_mib(source: SimulatedSource, device: int = 0) -> int | None:
@@ -115,11 +109,11 @@ async def test_killed_process_frees_what_it_announced(source: SimulatedSource, d
     )
     child = start(code)
     assert child.stdin is not None
-    wait_until((directory / str(child.pid)).exists)
+    block_until((directory / str(child.pid)).exists)
     assert await free_mib(source) == 24564 - 4096
     child.kill()
     # The child is a zombie until it is waited for; a zombie holds no memory.
-    wait_until(lambda: is_dead(child.pid))
+    block_until(lambda: is_dead(child.pid))
     assert await free_mib(source) == 24564
     child.wait()
     child.stdin.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -92,6 +93,12 @@ def test_hostile_values_become_one_short_line(value: object) -> None:
     for one in (notice, *waits):
         assert len(one.text) <= MAX_TEXT
         assert one.text.isprintable()
+
+
+def test_long_values_cost_little_time() -> None:
+    began = time.thread_time()  # a busy machine takes longer
+    Watcher(NOW).events([entry("load-failed", detail="x " * 5_000_000, consumer="x" * 10_000_000)])
+    assert time.thread_time() - began < 0.2
 
 
 def notices(number: int) -> list[Notice]:
