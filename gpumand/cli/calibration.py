@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from gpumand.bus.connection_errors import BusError
 from gpumand.cli.client import Client
 from gpumand.cli.commands.show import consumer_of
-from gpumand.cli.durations import to_usec
+from gpumand.cli.durations import timeout_usec
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.measurements import Calibration, Unload
 from gpumand.cli.memory_watch import LoadWatch, Reading, StabilityDetector
@@ -152,16 +152,13 @@ class Calibrator:
     async def _call(self, call: Coroutine[Any, Any, T]) -> T:
         return await with_progress(self.client, self.name, call, self.options)
 
-    def _timeout_option(self) -> dict[str, tuple[str, Any]]:
-        return {"timeout_usec": ("t", to_usec(self.timeout_sec))}
-
     # -- loading -------------------------------------------------------------------------------------------------
 
     async def _load(self, entry: StatusEntry, result: Calibration) -> Calibration:
         """Load it under a lease, wait until its memory is stable and it is idle, and release the lease."""
         self.log(f"acquiring {self.name}")
         began_usec = time.time_ns() // 1000
-        call_options = {**self._timeout_option(), "lifetime": ("s", "connection"), "reason": ("s", REASON)}
+        call_options = {**timeout_usec(self.timeout_sec), "lifetime": ("s", "connection"), "reason": ("s", REASON)}
         self._lease, grant = await self._call(self.client.acquire(self.name, call_options, self.timeout_sec))
         self._evicted += grant.get("evicted") or ()
         watch = LoadWatch()
@@ -329,7 +326,7 @@ class Calibrator:
 
     async def _evict_when_idle(self, method: str) -> StatusEntry:
         """Evict the consumer once it reports no work; repeated when it begins to work in between."""
-        call_options = {**self._timeout_option(), "method": ("s", method)}
+        call_options = {**timeout_usec(self.timeout_sec), "method": ("s", method)}
         deadline = time.monotonic() + self.timeout_sec
         while True:
             await self._wait_until(f"{self.name} to finish its work", lambda reading: not reading.working)

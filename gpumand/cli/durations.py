@@ -76,6 +76,11 @@ def to_usec(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
+def timeout_usec(seconds: float) -> dict[str, tuple[str, Any]]:
+    """The option of a D-Bus call that limits how long the daemon lets it wait."""
+    return {"timeout_usec": ("t", to_usec(seconds))}
+
+
 class Duration(_Type):
     """Click parameter type for a duration; its value is in seconds."""
 

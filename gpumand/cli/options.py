@@ -107,6 +107,14 @@ def shared_names() -> set[str | None]:
     return {param.name for param in shared_params()}
 
 
+class Group(click.Group):
+    """A group of commands that accepts the shared options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += shared_params()
+
+
 class Command(click.Command):
     """A click command that accepts the shared options."""
 

@@ -72,7 +72,7 @@ def print_lines(lines: Sequence[Text], options: GlobalOptions) -> None:
     if pager and len(lines) >= screen_size()[1]:
         _page(pager, text)
     else:
-        _write(text)
+        write(text)
 
 
 def paint(lines: Sequence[Text], theme: Theme) -> str:
@@ -90,8 +90,8 @@ def paint(lines: Sequence[Text], theme: Theme) -> str:
     return sink.getvalue()
 
 
-def _write(text: str) -> None:
-    # A character that the terminal's encoding lacks becomes "?", instead of an error in the middle of the output.
+def write(text: str) -> None:
+    """Write to stdout. A character that its encoding lacks becomes "?", instead of an error in the middle."""
     encoding = sys.stdout.encoding or "ascii"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()

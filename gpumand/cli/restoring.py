@@ -11,7 +11,7 @@ from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.bus.names import PROPERTIES, SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH, SYSTEMD_UNIT
 from gpumand.cli.client import Client
 from gpumand.cli.commands.show import consumer_of
-from gpumand.cli.durations import to_usec
+from gpumand.cli.durations import timeout_usec
 from gpumand.cli.option_names import with_command_line_options
 
 RUNNING = ("active", "activating", "reloading")
@@ -123,16 +123,15 @@ class Restorer:
             self.log(f"{name} {why} and is not loaded again: there is no room. To load it: gpumanctl load {name}")
             return
         self.log(f"loading {name} again because it {why}")
-        await self.client.load(name, self._timeout_option(), self.timeout_sec)
+        await self.client.load(name, timeout_usec(self.timeout_sec), self.timeout_sec)
 
     async def _evict(self, method: str) -> None:
-        await self.client.evict(self.name, {**self._timeout_option(), "method": ("s", method)}, self.timeout_sec)
+        await self.client.evict(
+            self.name, {**timeout_usec(self.timeout_sec), "method": ("s", method)}, self.timeout_sec
+        )
 
     async def _entry(self, name: str) -> Mapping[str, Any]:
         return consumer_of(await self.client.status(), name)
-
-    def _timeout_option(self) -> dict[str, tuple[str, Any]]:
-        return {"timeout_usec": ("t", to_usec(self.timeout_sec))}
 
 
 def _holds_model_in_container(entry: Mapping[str, Any]) -> bool:

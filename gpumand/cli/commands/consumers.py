@@ -18,7 +18,7 @@ from gpumand.cli.acquire_options import (
 )
 from gpumand.cli.client import Client
 from gpumand.cli.consumer_lookup import consumer_entry
-from gpumand.cli.durations import to_usec
+from gpumand.cli.durations import timeout_usec
 from gpumand.cli.options import Command, GlobalOptions, global_options
 from gpumand.cli.output import print_json
 from gpumand.cli.session import run_with_blocking_client, run_with_client
@@ -34,7 +34,7 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
     """Load CONSUMER, evicting others if needed. Takes no lease."""
     require_fleet(on)
     wait_sec = resolve_timeout(timeout, wait_mode)
-    call_options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+    call_options = timeout_usec(wait_sec)
     if device:
         call_options["device"] = ("s", device)
 
@@ -56,7 +56,7 @@ def load(ctx: click.Context, consumer: str, device: str, timeout: float | None, 
 def evict(ctx: click.Context, consumer: str, force: bool, timeout: float | None) -> None:
     """Evict CONSUMER to free its VRAM."""
     wait_sec = resolve_timeout(timeout, None)
-    call_options: dict[str, tuple[str, Any]] = {"timeout_usec": ("t", to_usec(wait_sec))}
+    call_options = timeout_usec(wait_sec)
     if force:
         call_options["force"] = ("b", True)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.options import Command, GlobalOptions, global_options, shared_params
+from gpumand.cli.options import Command, GlobalOptions, Group, global_options
 from gpumand.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -20,14 +20,6 @@ if TYPE_CHECKING:
     from gpumand.cli.fleet_setup.founding import Founding
 
 START = "systemctl enable --now gpumand-fleet"
-
-
-class _Group(click.Group):
-    """A command group whose commands accept the shared options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += shared_params()
 
 
 def _folder_option(command: Any) -> Any:
@@ -51,7 +43,7 @@ def _address_option(default: str) -> Callable[[Any], Any]:
     )
 
 
-@click.group("fleet", cls=_Group, no_args_is_help=False)
+@click.group("fleet", cls=Group, no_args_is_help=False)
 def fleet() -> None:
     """Create a fleet of several hosts, invite hosts, and join one.
 

@@ -11,7 +11,7 @@ import click
 
 from gpumand.cli.commands.gateway_keys import key
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.options import Command, global_options, shared_params
+from gpumand.cli.options import Command, Group, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
 
 if TYPE_CHECKING:
@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from gpumand.gateway.config import GatewaySettings
 
 UNIT = "gpumand-gateway.service"
-
-
-class _Group(click.Group):
-    """A command group whose commands accept the shared options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += shared_params()
 
 
 def _address_option(command: Any) -> Any:
@@ -48,7 +40,7 @@ def _config_option(command: Any) -> Any:
     )(command)
 
 
-@click.group(cls=_Group, invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.pass_context
 def gateway(ctx: click.Context) -> None:
     """Show the gateway, and the requests in flight.

@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.options import Command, global_options, shared_params
+from gpumand.cli.options import Command, Group, global_options
 from gpumand.cli.output import print_json
 
 if TYPE_CHECKING:
     from gpumand.config.gateway_keys import GatewayKey
 
 RELOAD = "systemctl reload gpumand-gateway"
-
-
-class _Group(click.Group):
-    """A command group whose commands accept the shared options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += shared_params()
 
 
 def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,7 +27,7 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-@click.group("key", cls=_Group, no_args_is_help=False)
+@click.group("key", cls=Group, no_args_is_help=False)
 def key() -> None:
     """Create, list and remove API keys of the gateway's clients.
 

@@ -13,8 +13,8 @@ import click
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.child_process import Child, resolve_program
 from gpumand.cli.client import Client
-from gpumand.cli.durations import DURATION, to_usec
-from gpumand.cli.options import Command, GlobalOptions, global_options, shared_params
+from gpumand.cli.durations import DURATION, timeout_usec, to_usec
+from gpumand.cli.options import Command, GlobalOptions, Group, global_options
 from gpumand.cli.output import print_json
 from gpumand.cli.session import connected, run_with_client
 from gpumand.cli.signals import SignalPump, exit_by_signal
@@ -26,15 +26,7 @@ TAKE_SEC = 5.0
 connection closes."""
 
 
-class _Group(click.Group):
-    """A command group whose commands accept the shared options."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += shared_params()
-
-
-@click.group(cls=_Group, no_args_is_help=False)
+@click.group(cls=Group, no_args_is_help=False)
 def gpu() -> None:
     """Release the GPU driver and take it again.
 
@@ -70,10 +62,7 @@ def release(ctx: click.Context, duration: float, timeout: float, force: bool, co
     the time of --for, or when gpumand restarts.
     """
     options = global_options(ctx)
-    call_options: dict[str, tuple[str, Any]] = {
-        "duration_usec": ("t", to_usec(duration)),
-        "timeout_usec": ("t", to_usec(timeout)),
-    }
+    call_options = {"duration_usec": ("t", to_usec(duration)), **timeout_usec(timeout)}
     if force:
         call_options["force"] = ("b", True)
     if command:

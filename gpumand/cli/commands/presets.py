@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import click
 
 from gpumand.cli.errors import ExitCode, Failure
-from gpumand.cli.options import Command, global_options, shared_params
+from gpumand.cli.options import Command, Group, global_options
 from gpumand.cli.output import print_json, print_lines, theme_for
 
 
-class _Group(click.Group):
-    """A command group whose commands accept the shared options; it suggests ``preset show`` for a preset's name."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += shared_params()
+class _PresetGroup(Group):
+    """The command group ``preset``, which suggests ``preset show`` for the name of a preset."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -44,7 +39,7 @@ def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
     return [name for name in preset_names() if name.startswith(incomplete)]
 
 
-@click.group(cls=_Group, invoke_without_command=True)
+@click.group(cls=_PresetGroup, invoke_without_command=True)
 @click.pass_context
 def preset(ctx: click.Context) -> None:
     """List presets, or show one: preset [list | show NAME].

@@ -7,12 +7,12 @@ import signal
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpumand.bus.connection_errors import BusError, BusLost
 from gpumand.cli.client import Client, Options
 from gpumand.cli.consumer_lookup import consumer_entry
-from gpumand.cli.durations import to_usec
+from gpumand.cli.durations import timeout_usec
 from gpumand.cli.errors import interpret
 from gpumand.cli.options import GlobalOptions
 from gpumand.cli.output import paint, theme_for
@@ -261,12 +261,12 @@ class Top:
         client, name = self._client, command.target
         match command.verb:
             case Verb.LOAD:
-                outcome = await client.load(name, _timeout_option(LOAD_SEC), LOAD_SEC)
+                outcome = await client.load(name, timeout_usec(LOAD_SEC), LOAD_SEC)
                 return load_line(outcome, await consumer_entry(client, name))
             case Verb.EVICT:
-                return evict_line(await client.evict(name, _timeout_option(EVICT_SEC), EVICT_SEC))
+                return evict_line(await client.evict(name, timeout_usec(EVICT_SEC), EVICT_SEC))
             case Verb.FORCE:
-                options = {**_timeout_option(EVICT_SEC), "force": ("b", True)}
+                options = {**timeout_usec(EVICT_SEC), "force": ("b", True)}
                 return evict_line(await client.evict(name, options, EVICT_SEC))
             case Verb.PIN | Verb.UNPIN:
                 await client.pin(name, command.verb is Verb.PIN)
@@ -284,10 +284,6 @@ class Top:
                 return f"{command.label} is released"
         await self._client.cancel(command.target)
         return f"{command.label} is cancelled"
-
-
-def _timeout_option(seconds: float) -> dict[str, tuple[str, Any]]:
-    return {"timeout_usec": ("t", to_usec(seconds))}
 
 
 def ansi_lines(lines: list[Text], theme: Theme) -> list[str]:

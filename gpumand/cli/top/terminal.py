@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gpumand.cli.output import write
 from gpumand.cli.top.keys import Decoder
 
 ENTER, PREPARE = "\x1b[?1049h", "\x1b[?25l\x1b[2J"
@@ -86,13 +87,13 @@ class Terminal:
         ]
         self._shown = list(lines)
         if changed:
-            self._write(BEGIN_UPDATE + "".join(changed) + END_UPDATE)
+            write(BEGIN_UPDATE + "".join(changed) + END_UPDATE)
 
     def use_mouse(self, is_used: bool) -> None:
         """Ask the terminal for mouse events, or leave the mouse to it, so that text can be selected."""
         if is_used != self._has_mouse:
             self._has_mouse = is_used
-            self._write(MOUSE_ON if is_used else MOUSE_OFF)
+            write(MOUSE_ON if is_used else MOUSE_OFF)
 
     def _handlers(self) -> dict[signal.Signals, Callable[[], None]]:
         return {
@@ -116,12 +117,12 @@ class Terminal:
         mode[CC][termios.VMIN], mode[CC][termios.VTIME] = 1, 0
         termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
         self._shown = []
-        self._write(enter + PREPARE + (MOUSE_ON if self._has_mouse else ""))
+        write(enter + PREPARE + (MOUSE_ON if self._has_mouse else ""))
 
     def _restore(self) -> None:
         """Restore the saved settings. Unread input is dropped, so that the shell does not run it."""
         with suppress(OSError):
-            self._write((MOUSE_OFF if self._has_mouse else "") + LEAVE)
+            write((MOUSE_OFF if self._has_mouse else "") + LEAVE)
         if self._saved is not None:
             with suppress(termios.error):  # raised when the terminal is gone
                 termios.tcsetattr(self._input, termios.TCSAFLUSH, self._saved)
@@ -154,7 +155,7 @@ class Terminal:
     def _repaint(self) -> None:
         self._shown = []
         with suppress(OSError):
-            self._write("\x1b[2J")
+            write("\x1b[2J")
         self._on_change()
 
     def _read(self) -> None:
@@ -180,9 +181,3 @@ class Terminal:
     def _press(self, keys: Sequence[str]) -> None:
         for key in keys:
             self._on_key(key)
-
-    def _write(self, text: str) -> None:
-        # A character that the terminal's encoding lacks becomes "?" instead of an error.
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-        sys.stdout.flush()
