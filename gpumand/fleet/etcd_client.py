@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from gpumand.fleet.etcd_errors import FAILED_PRECONDITION, EtcdError, as_store_error, plain_refusal, tls_failure
+from gpumand.fleet.sessions import open_session
 from gpumand.fleet.store import Denied, StoreError, StoreUnavailable, UnknownOutcome
 
 log = logging.getLogger(__name__)
@@ -233,10 +234,7 @@ class EtcdClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # A proxy of the environment is not used: the connection is to a host of the fleet.
-            # Releases of aiohttp differ in the value for "no context", so the argument is left out then.
-            connector = aiohttp.TCPConnector(ssl=self._tls) if self._tls else aiohttp.TCPConnector()
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = open_session(self._tls)
         return self._session
 
     @asynccontextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from gpumand.fleet.background import BackgroundTasks
 from gpumand.fleet.calls import AcquireCall, Basis
 from gpumand.fleet.clock import Clock
 from gpumand.fleet.errors import NotResident
@@ -112,7 +113,7 @@ class Intents:
     ) -> None:
         self._store, self._keys, self._table, self._clock, self._router = store, keys, table, clock, router
         self._are_possible = are_possible
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
 
     async def permit(self, candidate: Candidate) -> Permit:
         """Get what is needed to send a request to a host: nothing but the row's revision for a loaded consumer.
@@ -131,9 +132,7 @@ class Intents:
 
     async def close(self) -> None:
         """Drop all intents."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
 
     async def _claim(self, candidate: Candidate) -> Permit:
         key = self._key(candidate)
@@ -143,14 +142,14 @@ class Intents:
             async with asyncio.timeout(CLAIM_SEC):
                 claim = await self._store.claim(key, value, TTL_SEC)
         except (StoreError, TimeoutError) as error:
-            self._spawn(self._release(key, value))  # the claim may have been carried out
+            self._background.spawn(self._release(key, value))  # the claim may have been carried out
             return Permit(Basis.NONE, degraded=str(error) or f"the store did not answer within {CLAIM_SEC:g} s")
         # The watch reports it too, but the next request may come earlier.
         self._table.learn(Entry(key, claim.value, claim.revision))
         if not claim.ok:
             return self._follow(candidate, claim.revision)
         kept = KeptIntent()
-        self._spawn(self._keep(key, value, candidate, kept))
+        self._background.spawn(self._keep(key, value, candidate, kept))
         return Permit(Basis.INTENT, claim.revision, kept=kept)
 
     def _follow(self, candidate: Candidate, revision: int) -> Permit:
@@ -203,11 +202,6 @@ class Intents:
             await self._store.release(key, value)
         except StoreError as error:
             log.debug("%s cannot be released, and ends by itself: %s", key, error)
-
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class IntentGuard:

@@ -12,6 +12,7 @@ from gpumand.fleet.etcd_errors import tls_failure
 from gpumand.fleet.json_fields import InvalidJson
 from gpumand.fleet.row_json import MAX_ROW_BYTES, parse_host
 from gpumand.fleet.rows import HostRow
+from gpumand.fleet.sessions import open_session
 
 CONNECT_SEC = 1.0
 ANSWER_SEC = 2.0
@@ -72,6 +73,5 @@ class PeerRows:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls) if self._tls else aiohttp.TCPConnector()
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = open_session(self._tls)
         return self._session

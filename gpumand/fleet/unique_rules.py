@@ -11,6 +11,7 @@ from typing import Protocol
 
 from gpumand.domain.errors import Busy, NotNowError
 from gpumand.domain.residency_states import Residency
+from gpumand.fleet.background import BackgroundTasks
 from gpumand.fleet.lease_streams import LeaseHandle
 from gpumand.fleet.rows import ConsumerRow, HostRow
 from gpumand.fleet.store import StoreError
@@ -72,7 +73,7 @@ class UniqueRules:
         self._reported: dict[str, str] = {}
         self._promised: dict[str, float] = {}
         self._pending: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
 
     def is_unique(self, consumer: str) -> bool:
         """Whether a consumer of this host may be loaded on one host only."""
@@ -126,7 +127,7 @@ class UniqueRules:
     def check_loaded(self, consumer: str) -> None:
         """Unload a unique consumer that was loaded while this host lost it. Raises NotNowError then."""
         if self._is_lost(consumer):
-            self._spawn(self._end_lost(consumer))
+            self._background.spawn(self._end_lost(consumer))
             raise NotNowError(
                 f"{consumer} was loaded while this host was cut off from the store, so it is unloaded. Try again later."
             )
@@ -139,7 +140,7 @@ class UniqueRules:
         self._leases.setdefault(consumer, set()).add(guarded)
         if not self.claims.holds(consumer):  # lost while gpumand granted the lease, perhaps after a load
             guarded.end()
-            self._spawn(self._end_lost(consumer))
+            self._background.spawn(self._end_lost(consumer))
         return guarded
 
     async def fenced(self, consumers: frozenset[str]) -> None:
@@ -201,7 +202,7 @@ class UniqueRules:
             # A changed configuration of gpumand has taken these, or their rule, from this host.
             for name in self._claimed - self._names:
                 self._claimed.discard(name)
-                self._spawn(self._give_up(name, self.claims))
+                self._background.spawn(self._give_up(name, self.claims))
 
     def _follow(self, name: str, consumer: ConsumerRow, claims: UniqueClaims) -> None:
         if claims.holds(name) or consumer.residency in GONE:
@@ -210,10 +211,10 @@ class UniqueRules:
         if consumer.residency in HERE and not claims.holds(name):
             if name not in self._claiming:
                 self._claiming.add(name)
-                self._spawn(self._claim_loaded(name))
+                self._background.spawn(self._claim_loaded(name))
         elif consumer.residency in GONE and not self._is_used(name, consumer) and name in self._claimed:
             self._claimed.discard(name)
-            self._spawn(self._give_up(name, claims))
+            self._background.spawn(self._give_up(name, claims))
 
     def _is_used(self, name: str, consumer: ConsumerRow | None) -> bool:
         is_used_by_others = consumer is not None and (consumer.leases or consumer.queue)
@@ -250,11 +251,6 @@ class UniqueRules:
             await claims.release(name)
         except StoreError as error:
             log.debug("%s is given up when this host's lease ends: %s", name, error)
-
-    def _spawn(self, work: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _now() -> float:
