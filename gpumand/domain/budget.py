@@ -14,7 +14,7 @@ from collections.abc import Collection
 
 from gpumand.domain.consumer import UNKNOWN_MIB, EvictionMethod
 from gpumand.domain.device import Pool, ProcessUse, Sample
-from gpumand.domain.reserved_memory import filled_mib
+from gpumand.domain.reserved_memory import filled_mib, is_whole_device
 from gpumand.domain.residency import context_mib, holds_model
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import IN_VRAM, ConsumerState, View
@@ -146,11 +146,6 @@ def reserved_by_consumer(view: View, device: int) -> dict[str, int]:
         if is_whole_device(state) and sample.free_mib is not None:
             reserved[state.name] = sample.free_mib  # foreign memory may be in use there too, and is not reserved
     return reserved
-
-
-def is_whole_device(state: ConsumerState) -> bool:
-    """Whether it is a reservation of everything on its devices."""
-    return state.spec.reservation is not None and state.spec.reservation.whole_device
 
 
 def _growth_mib(state: ConsumerState, baseline_mib: int | None, unnamed_mib: int | None, credited_mib: int) -> int:

@@ -37,6 +37,7 @@ from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.nested_leases import without_lease
 from gpumand.domain.request import Verdict
 from gpumand.domain.reservation import MAX_VRAM_MIB
+from gpumand.domain.reserved_memory import is_whole_device
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, View
 from gpumand.domain.wording import describe_devices
@@ -168,7 +169,7 @@ def _decide_load(view: View, requirement: Requirement, state: ConsumerState, pla
 
 def _refuse_too_large(view: View, state: ConsumerState, place: Devices, cushion_mib: int) -> Decision | None:
     """Refuse what does not fit into an empty device with its cushion: waiting for leases to end would not help."""
-    if budget.is_whole_device(state):
+    if is_whole_device(state):
         return None
     for device in place:
         total_mib = budget.total_mib(view, device)
@@ -212,13 +213,13 @@ def _wait_for_slot(view: View, requirement: Requirement, place: Devices) -> Deci
 
 def _wait_for_reservations(view: View, state: ConsumerState, place: Devices) -> Decision | None:
     """Wait where reserved footprints would exceed the device, even if little of them is allocated yet."""
-    for device in () if budget.is_whole_device(state) else place:
+    for device in () if is_whole_device(state) else place:
         total_mib = budget.total_mib(view, device)
         committed_mib = budget.committed_mib(view, device, excluding=state.name)
         # A reservation of the whole device has a footprint larger than any device, also where the size is unknown.
         if committed_mib + state.footprint_mib > (MAX_VRAM_MIB if total_mib is None else total_mib):
             claimants = claims.claimants(view, state, (device,))
-            takes_all = [one for one in claimants if budget.is_whole_device(one)]
+            takes_all = [one for one in claimants if is_whole_device(one)]
             if takes_all:
                 return wait_for_leases(view, place, decision_messages.reserved_whole(view, takes_all), takes_all)
             if total_mib is None:
@@ -244,7 +245,7 @@ def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bo
 
 def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
     unread = unread_devices.waiting_to_evict(view, place)
-    if budget.is_whole_device(state):
+    if is_whole_device(state):
         return unread or whole_device.clear(view, state, place)
     needs = [
         DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))

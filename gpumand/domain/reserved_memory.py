@@ -40,7 +40,7 @@ def excess_mib(view: View, device: int) -> dict[str, int]:
     for states in _by_holder(_claims(view, device)).values():
         held_mib = sum(sample.held_by(state.name) or 0 for state in states)
         beyond_mib = held_mib - sum(state.footprint_mib for state in states)
-        if beyond_mib > 0 and not any(_is_whole(state) for state in states):
+        if beyond_mib > 0 and not any(is_whole_device(state) for state in states):
             excess[states[0].name] = beyond_mib
     return excess
 
@@ -74,5 +74,6 @@ def _holder_key(state: ConsumerState, holder: Holder) -> object:
     return holder.unit or (holder.process if holder.process.pid else state.name)
 
 
-def _is_whole(state: ConsumerState) -> bool:
+def is_whole_device(state: ConsumerState) -> bool:
+    """Whether it is a reservation of everything on its devices."""
     return state.spec.reservation is not None and state.spec.reservation.whole_device

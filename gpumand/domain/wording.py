@@ -9,6 +9,7 @@ from gpumand.domain.device import Devices, ProcessUse, Sample
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.lease_wording import describe_lease_list
 from gpumand.domain.name_lists import join_names
+from gpumand.domain.reserved_memory import is_whole_device
 from gpumand.domain.view import ConsumerState, View
 
 FOOTPRINT_UNKNOWN = (
@@ -100,7 +101,7 @@ def _describe_holder(view: View, device: int, state: ConsumerState) -> str:
 
 
 def _reserved_size(state: ConsumerState, held_mib: int) -> str:
-    if budget.is_whole_device(state):
+    if is_whole_device(state):
         return "everything else"
     if not state.footprint_known:
         return f"{format_mib(held_mib)} or more" if held_mib else "an unknown amount"

@@ -191,3 +191,24 @@ class CallThread:
     def _mark(self, *, started: bool) -> None:
         self._progressed_at = time.monotonic()
         self._started_at = self._progressed_at if started else None
+
+
+class ThreadProgress:
+    """What the daemon's watchdog reads of a source that reads in a thread: derive the source from it."""
+
+    _thread: CallThread
+
+    @property
+    def progressed_at(self) -> float:
+        """Monotonic time in seconds at which the thread last started or finished a reading."""
+        return self._thread.progressed_at
+
+    @property
+    def busy_sec(self) -> float:
+        """Seconds that the current reading has been running; 0.0 if there is none."""
+        return self._thread.busy_sec
+
+    @property
+    def thread_alive(self) -> bool:
+        """Whether the thread runs; also True before the first reading and after ``close``."""
+        return self._thread.alive

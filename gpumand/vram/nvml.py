@@ -16,7 +16,7 @@ from gpumand.domain.driver_power import DriverPower
 from gpumand.domain.gpu_settings import NamedOptions
 from gpumand.domain.telemetry import NO_TELEMETRY
 from gpumand.ports import Clock, DriverHangs
-from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
+from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed, ThreadProgress
 from gpumand.vram.nvml_device import Device, GpuDevices, find_devices, read_device
 from gpumand.vram.nvml_host import NvmlHost
 from gpumand.vram.nvml_library import CallFailed, Code, LibraryFailed, NvmlLibrary
@@ -265,7 +265,7 @@ class _ReadingOf:
         return self.session.read(self.only)
 
 
-class NvmlSource:
+class NvmlSource(ThreadProgress):
     """A VramSource that reads NVML. Create one per process, because NVML's state is global to the process."""
 
     name: str = "nvml"
@@ -288,24 +288,9 @@ class NvmlSource:
         self._last_samples: tuple[Sample, ...] = ()
 
     @property
-    def progressed_at(self) -> float:
-        """Monotonic time in seconds at which the library's thread last started or finished a reading."""
-        return self._thread.progressed_at
-
-    @property
-    def busy_sec(self) -> float:
-        """Seconds that the current reading has been running; 0.0 if there is none."""
-        return self._thread.busy_sec
-
-    @property
     def needs_new_process(self) -> bool:
         """Whether the driver was upgraded and its new library cannot be loaded into this process."""
         return self._session.needs_new_process
-
-    @property
-    def thread_alive(self) -> bool:
-        """Whether the library's thread runs; also True before the first reading and after ``close``."""
-        return self._thread.alive
 
     async def read(self, only: Devices = ()) -> Reading:
         """Take fresh samples of devices; see VramSource."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gpumand.domain.device import Devices, Reading, Sample
 from gpumand.ports import Clock
-from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed
+from gpumand.vram.call_thread import CallHangs, CallThread, ThreadClosed, ThreadProgress
 from gpumand.vram.reading_time import failed_reading
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Session(Protocol):
         """Expect a changed state of the devices, as after a suspend; may be called from any thread."""
 
 
-class ThreadedSource:
+class ThreadedSource(ThreadProgress):
     """Reads a session in a thread; see VramSource."""
 
     def __init__(self, name: str, session: Session, clock: Clock, *, call_timeout_sec: float = 5.0) -> None:
@@ -41,21 +41,6 @@ class ThreadedSource:
         self._thread = CallThread(f"gpumand-{name}", call_timeout_sec)
         self._last_samples: tuple[Sample, ...] = ()
         self._logged = ""
-
-    @property
-    def progressed_at(self) -> float:
-        """Monotonic time in seconds at which the thread last started or finished a reading."""
-        return self._thread.progressed_at
-
-    @property
-    def busy_sec(self) -> float:
-        """Seconds that the current reading has been running; 0.0 if there is none."""
-        return self._thread.busy_sec
-
-    @property
-    def thread_alive(self) -> bool:
-        """Whether the thread runs; also True before the first reading and after ``close``."""
-        return self._thread.alive
 
     async def read(self, only: Devices = ()) -> Reading:
         """Take a fresh sample of every device, since that costs little; see VramSource."""
