@@ -283,6 +283,13 @@ class ClientConnections(Protocol):
         """
 
 
+class CpuTimes(Protocol):
+    """Processor time of processes."""
+
+    async def used_sec(self, pids: Iterable[int]) -> Mapping[int, float]:
+        """Seconds of processor time that processes have used since they began; those that have ended are left out."""
+
+
 class Store(Protocol):
     """Storage of the state that survives a crash or restart of the daemon.
 
@@ -354,3 +361,4 @@ class Ports:
     memory: HostMemory
     holders: HolderProcesses
     driver: Driver = field(default_factory=NoDriver)
+    cpu_times: CpuTimes | None = None

@@ -66,7 +66,7 @@ class Arbiter:
         self._forward_event = publish
         self.reconciler = Reconciler(self.state)
         self.leases = Leases(self.state, self.reconciler, ports.store)
-        self.busy_probes = BusyProbes(self.state, ports.routes)
+        self.busy_probes = BusyProbes(self.state, ports.routes, ports.cpu_times)
         self._jobs = Jobs(self.state, ports.units, ports.routes, ports.store, self.busy_probes)
         self.gate = WorkGate()
         self._nested = NestedLeases(self.state, self.leases)

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from gpumand.arbiter.deferred_unloads import BY_CONNECTIONS
+from gpumand.arbiter.direct_work import DirectWork
 from gpumand.arbiter.state import ArbiterState
 from gpumand.domain import busyness, shared_units
 from gpumand.domain.consumer import BusyReport, BusyRoute, ConsumerSpec
 from gpumand.domain.victims import EVICTABLE
 from gpumand.domain.view import ConsumerState
-from gpumand.ports import ConsumerRoutes
+from gpumand.ports import ConsumerRoutes, CpuTimes
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +25,29 @@ DEMAND_TTL_SEC = 5.0
 class BusyProbes:
     """Records in the ledger which consumers are busy, and since when a request needs their memory."""
 
-    def __init__(self, state: ArbiterState, routes: ConsumerRoutes) -> None:
+    def __init__(self, state: ArbiterState, routes: ConsumerRoutes, cpu_times: CpuTimes | None = None) -> None:
         self._state, self._routes = state, routes
+        self._direct_work = DirectWork(state, routes, cpu_times)
         self._answered_at: dict[str, float] = {}
         self._probed_at: dict[str, float] = {}
         self._demanded_at: dict[str, float] = {}
         self._refused: set[str] = set()
 
-    async def probe(self, name: str) -> None:
-        """Send the busy check of a consumer.
+    def can_probe(self, consumer: ConsumerState) -> bool:
+        """Whether a look at the consumer can show work: it has a busy check, or its clients and processes are seen."""
+        return _busy_check(consumer) is not None or self._direct_work.may_be_seen(consumer)
+
+    async def probe(self, name: str, *, direct: bool = True) -> None:
+        """Send the busy check of a consumer; of one without, look for work that its clients sent directly.
 
         Only where it may be loaded: some servers load their model when they get a request.
         """
         consumer = self._state.ledger.consumers.get(name)
-        if consumer is None or _busy_check(consumer) is None:
+        if consumer is None:
+            return
+        if _busy_check(consumer) is None:
+            if direct or consumer.direct_work:
+                await self._probe_direct_work(consumer)
             return
         if consumer.residency not in EVICTABLE and not _is_unloading(consumer) and not self._holds_rest(name):
             if consumer.jobs is not None or consumer.unload_deferred:
@@ -54,18 +64,29 @@ class BusyProbes:
             log.warning("consumer %s: %s. It counts as busy while clients are connected to it", name, answer.error)
         self.record(name, answer, requested_at)
 
-    async def probe_unit(self, name: str, *, itself: bool = True) -> None:
+    async def _probe_direct_work(self, consumer: ConsumerState) -> None:
+        name, requested_at = consumer.name, self._state.clock.monotonic()
+        jobs = await self._direct_work.jobs(consumer) if self._direct_work.may_be_seen(consumer) else 0
+        if jobs and name in self._state.ledger.consumers:
+            self._state.ledger.update(name, direct_work=True)
+            self.record(name, BusyReport(jobs), requested_at)
+        elif consumer.direct_work and name in self._state.ledger.consumers:
+            # No proof that it is idle: it may still load for a request. So nothing that is reserved for it is given up.
+            self._state.ledger.update(name, jobs=None, direct_work=False, blocking_since=None)
+
+    async def probe_unit(self, name: str, *, itself: bool = True, direct: bool = True) -> None:
         """Send the busy checks of a consumer and of all others in its unit or container, which a stop would end too.
 
         Args:
             name: the consumer.
             itself: also the check of the consumer; otherwise only those of the others.
+            direct: also look for work that clients sent directly to consumers without a busy check.
         """
         ledger = self._state.ledger
         consumer = ledger.consumers.get(name)
         others = () if consumer is None else shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing)
         names = [*([name] if itself else []), *(other.name for other in others)]
-        await asyncio.gather(*map(self.probe, names))
+        await asyncio.gather(*(self.probe(one, direct=direct) for one in names))
 
     async def _without_waking(self, spec: ConsumerSpec) -> ConsumerSpec:
         """Return the configuration of a consumer with a busy check that does not wake it.
@@ -85,9 +106,10 @@ class BusyProbes:
     async def busy_exemption(self, name: str) -> str:
         """Send the busy checks of its unit; returns why it must not be evicted now, in one line, or "".
 
-        Others in its unit count only for its stop, see ``shared_units.stop_blocker``.
+        Others in its unit count only for its stop, see ``shared_units.stop_blocker``. Called between two methods, where
+        the clients of an unload that freed nothing have been waited for already.
         """
-        await self.probe_unit(name)
+        await self.probe_unit(name, direct=False)
         consumer = self._state.ledger.consumers.get(name)
         return "" if consumer is None else busyness.busy_exemption(consumer, self._state.clock.monotonic())
 
@@ -137,7 +159,7 @@ class BusyProbes:
         elif answer.jobs == 0 and requested_at >= consumer.idle_since:
             self._state.ledger.end_claim(name)  # idle since its lease ended: it loads nothing for its last request
         if consumer.blocking_since is not None and (not jobs or self._demand_expired(name, now)):
-            self._state.ledger.update(name, blocking_since=None, unload_deferred=False)
+            self._state.ledger.update(name, blocking_since=None, unload_deferred=False, direct_work=False)
 
     def _record_work(self, name: str) -> None:
         """Count work as use: the idle time starts now, and this is the last use."""
@@ -164,7 +186,7 @@ class BusyProbes:
         for name, consumer in list(self._state.ledger.consumers.items()):
             age_sec = now - self._probed_at.get(name, float("-inf"))
             if consumer.jobs is not None and name not in awaited and age_sec > DEMAND_TTL_SEC:
-                self._state.ledger.update(name, jobs=None)
+                self._state.ledger.update(name, jobs=None, direct_work=False)
             if consumer.blocking_since is not None and self._demand_expired(name, now):
                 self._state.ledger.update(name, blocking_since=None, unload_deferred=False)
 

@@ -134,7 +134,7 @@ def _retry_usec(state: ArbiterState, consumer: ConsumerState) -> int:
 
 def _is_busy(consumer: ConsumerState) -> bool | None:
     """Whether it reports work, or puts an unload off for its clients; None = unknown."""
-    is_known = consumer.spec.busy is not None or consumer.unload_deferred
+    is_known = consumer.spec.busy is not None or consumer.unload_deferred or consumer.direct_work
     return consumer.jobs > 0 if is_known and consumer.jobs is not None else None
 
 
@@ -157,7 +157,7 @@ def _problems(devices: Mapping[int, Sample], consumer: ConsumerState) -> str:
 
 def _activity(state: ArbiterState, consumer: ConsumerState) -> str:
     """The load or unload in progress and its duration, or that an unload is put off, in one line; "" = neither."""
-    if busyness.is_deferring(consumer):
+    if busyness.is_deferring(consumer) and consumer.unload_deferred:
         return f"{busyness.describe_work(consumer)}: it accepted an unload and freed nothing"
     if consumer.residency not in IN_PROGRESS:
         return ""

@@ -112,6 +112,6 @@ class DeferredUnload:
     def _is_grace_over(self) -> bool:
         """Whether the grace period of its work is over, which began with an earlier unload that was put off."""
         consumer, since = self._state.consumer(self._spec.name), self._began
-        if consumer.unload_deferred and consumer.blocking_since is not None:
+        if (consumer.unload_deferred or consumer.direct_work) and consumer.blocking_since is not None:
             since = consumer.blocking_since
         return self._state.clock.monotonic() - since >= self._spec.busy_grace_sec

@@ -101,10 +101,10 @@ class Jobs:
         return decision
 
     def _may_be_busy(self, name: str) -> bool:
-        """Whether a consumer, or another one that a stop of its unit would end too, has a busy check."""
+        """Whether a consumer, or another one that a stop of its unit would end too, can be asked or watched at work."""
         ledger, state = self._state.ledger, self._state.consumer(name)
         in_unit = shared_units.others_in_unit(ledger.consumers, state, ledger.sharing)
-        return any(one.spec.busy is not None or one.unload_deferred for one in (state, *in_unit))
+        return any(self._busy_probes.can_probe(one) for one in (state, *in_unit))
 
     def end(self, place: Devices) -> None:
         """Release the devices and, unless a lease was granted, the reservation for the job's consumer."""
@@ -217,7 +217,9 @@ class Jobs:
             residency = Residency.UNLOADED  # its unit is stopped: the memory that stays belongs to other processes now
         may_come = EvictionMethod.HTTP in report.tried or self._state.consumer(report.consumer).unload_pending
         is_pending = bool(report.error) and may_come and residency is Residency.UNKNOWN
-        self._state.ledger.update(report.consumer, unload_pending=is_pending, unload_deferred=False, unload_clients=0)
+        self._state.ledger.update(
+            report.consumer, unload_pending=is_pending, unload_deferred=False, unload_clients=0, direct_work=False
+        )
         # unit_moved=False: the unit may have started again while VRAM was being read, and that state is current.
         error = "" if report.deferred_by else report.error
         self._state.set_residency(report.consumer, residency, error=error, unit_moved=False)
@@ -333,6 +335,7 @@ class Jobs:
             memory_missing=False,
             unload_pending=False,
             unload_deferred=False,
+            direct_work=False,
             start_overdue=False,
             sleeping=sleeps,
         )

@@ -193,7 +193,7 @@ class ManualOperations:
             raise Busy(f"{consumer.name} is leased ({leased}). {advice}")
         if consumer.pinned:
             raise Busy(f"{consumer.name} is pinned. Unpin it, or use the option 'force'.")
-        if is_busy(consumer):
+        if is_busy(consumer) or (consumer.direct_work and consumer.jobs):
             raise Busy(f"{consumer.name} is {describe_work(consumer)}. Use the option 'force' to evict it anyway.")
         if consumer.residency is Residency.LOADING:
             raise Busy(f"{consumer.name} is loading")
@@ -302,7 +302,7 @@ class ManualOperations:
             and not consumer.pinned
             and consumer.spec.evict
         )
-        if limit_sec <= 0 or not is_evictable or is_busy(consumer):
+        if limit_sec <= 0 or not is_evictable or is_busy(consumer) or (consumer.direct_work and consumer.jobs):
             return False
         unused_sec = (self._state.clock.realtime_usec() - consumer.last_used_usec) / 1e6
         return self._state.clock.monotonic() - consumer.idle_since >= limit_sec and unused_sec >= limit_sec

@@ -65,6 +65,7 @@ class ResidencyEvidence:
             has_served=False,
             unload_pending=False,
             unload_deferred=False,
+            direct_work=False,
             start_overdue=False,
         )
 

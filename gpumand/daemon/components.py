@@ -29,6 +29,7 @@ from gpumand.domain.events import Event
 from gpumand.domain.output_settings import HistorySettings
 from gpumand.history import DemandLog, HistoryRecorder, SqliteArchive
 from gpumand.host.container_connections import ConsumerConnections
+from gpumand.host.cpu_times import ProcCpuTimes
 from gpumand.host.memory import ProcMeminfo
 from gpumand.host.owner_names import OwnerNames
 from gpumand.host.users import UserDirectory
@@ -146,7 +147,7 @@ async def build_components(
     store = await _open_store(options, bus)
     host = _host_access(options, settings, units, connections.system_bus, clock)
     source, services, routes = host.source, host.services, host.routes
-    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source, source)
+    ports = Ports(clock, source, services, routes, store, clients, archive, memory, source, source, ProcCpuTimes())
     arbiter = Arbiter(settings, ports, publish, load_settings)
     service = ManagerService(bus, arbiter, clients, authority)
     service.add(LogControl(clients, frozenset({0, own_uid()}), users).object())

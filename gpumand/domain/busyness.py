@@ -17,8 +17,11 @@ def is_busy(state: ConsumerState) -> bool:
 
 
 def is_deferring(state: ConsumerState) -> bool:
-    """Whether it has no busy check, but its clients kept it from carrying out its last unload, which proves work."""
-    return state.spec.busy is None and state.unload_deferred and bool(state.jobs)
+    """Whether it has no busy check, but there is evidence of work for its clients.
+
+    They kept it from carrying out its last unload, or they are connected while its processes compute.
+    """
+    return state.spec.busy is None and (state.unload_deferred or state.direct_work) and bool(state.jobs)
 
 
 def describe_work(state: ConsumerState) -> str:

@@ -74,6 +74,7 @@ def _at_rest(state: ConsumerState, leases: int) -> ConsumerState:
         residency=Residency.RESIDENT if is_changing else state.residency,
         jobs=None,
         unload_deferred=False,
+        direct_work=False,
         blocking_since=None,
         external_load=False,
     )

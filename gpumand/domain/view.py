@@ -114,6 +114,8 @@ class ConsumerState:
         unload_pending: an unload or a stop was not done in time and may still be carried out.
         unload_deferred: its last unload freed nothing while clients were connected, so that while they are it counts
             as busy for its grace period.
+        direct_work: it has no busy check, but clients are connected while its processes compute, so that it counts
+            as busy for its grace period.
         unload_clients: connections of clients while an unload that it accepted has freed nothing for too long; 0 = the
             unload is not late, or none is in progress.
         sleeping: its server reports that it has put its model to sleep, and wakes it for a request.
@@ -157,6 +159,7 @@ class ConsumerState:
     memory_missing: bool = False
     unload_pending: bool = False
     unload_deferred: bool = False
+    direct_work: bool = False
     unload_clients: int = 0
     start_overdue: bool = False
     sleeping: bool = False

@@ -12,7 +12,7 @@ from gpumand.domain.container import service_of
 from gpumand.domain.events import Event
 from gpumand.domain.gpu_settings import GpuSettings
 from gpumand.domain.lease import Owner
-from gpumand.ports import Ports
+from gpumand.ports import CpuTimes, Ports
 from gpumand.testing.archive import MemoryArchive
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.memory import FakeMemory
@@ -47,6 +47,7 @@ class FakeWorld:
         store: MemoryStore | None = None,
         clock: FakeClock | None = None,
         archive: MemoryArchive | None = None,
+        cpu_times: CpuTimes | None = None,
     ) -> None:
         """Create the world; pass ``store``, ``clock`` and ``archive`` of an earlier one to simulate a restart."""
         consumers = {spec.name: spec for spec in specs}
@@ -79,6 +80,7 @@ class FakeWorld:
             self.memory,
             self.vram,
             self.vram,
+            cpu_times,
         )
         self.arbiter = Arbiter(self.settings, world, self.events.append, self._load_settings)
         self.housekeeping = Housekeeping(self.arbiter, self.units, self.routes)
