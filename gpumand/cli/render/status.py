@@ -158,7 +158,7 @@ def consumer_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> l
 def consumer_table(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[Text]:
     """The table of consumers: a heading if the theme has them, then exactly one line for each."""
     columns = (
-        Column("CONSUMER", min_width=8),
+        Column("CONSUMER", min_width=8, is_name=True),
         Column("STATE"),
         Column("GPU", drop_priority=2),
         Column("VRAM", right=True),
@@ -209,7 +209,7 @@ def list_lines(consumers: Sequence[Entry], now_usec: int, theme: Theme) -> list[
     if not consumers and theme.legend:
         return [Text(line) for line in NO_CONSUMERS]
     columns = (
-        Column("CONSUMER", min_width=8),
+        Column("CONSUMER", min_width=8, is_name=True),
         Column("STATE"),
         Column("GPU", drop_priority=1),
         Column("FOOTPRINT", right=True),

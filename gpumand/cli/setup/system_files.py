@@ -13,6 +13,7 @@ import click
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.gateway_setup import DROP_IN, UNIT_FOLDER, WAY_BACK
+from gpumand.cli.swap_undo.lock import LOCK, forget
 from gpumand.host_setup.apply import apply_steps
 from gpumand.host_setup.files import (
     PACKAGED,
@@ -101,6 +102,8 @@ def remove(*, user: bool, dry_run: bool) -> int:
     _print(steps)
     if not dry_run:
         _apply(steps, user=user)
+        if not user:
+            forget(LOCK)
     code = _run(after_removal_commands(user=user), user=user, dry_run=dry_run) or code
     if not user:
         click.echo("/etc/gpumand, /var/lib/gpumand and the accounts stay. To remove them too:")

@@ -37,7 +37,7 @@ def consumer_table(rows: Sequence[Row], now_usec: int, theme: Theme, graph_width
         graph_width: characters of each graph; 0 = none.
     """
     columns = (
-        Column("CONSUMER", min_width=12),
+        Column("CONSUMER", min_width=12, is_name=True),
         Column("STATE"),
         Column("GPU", drop_priority=4),
         Column("VRAM", right=True),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
+from gpumand.cli.errors import Failure
 from gpumand.cli.gateway_setup import WAY_BACK
 from gpumand.cli.setup import system_files
+from gpumand.cli.swap_undo.lock import alone, forget
 from gpumand.host_setup.plan import Action, Step
 
 
@@ -53,3 +56,37 @@ def test_nothing_is_said_about_other_drop_ins(units: Path, capsys: pytest.Captur
     (units / "ollama.service.d/override.conf").touch()
     system_files.remove(user=False, dry_run=True)
     assert "moved" not in capsys.readouterr().out
+
+
+def test_the_lock_of_the_gateway_commands_goes_with_gpumand_unless_it_is_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "swap.lock"
+    monkeypatch.setattr(system_files, "LOCK", lock)
+    monkeypatch.setattr(system_files, "removal_steps", lambda _manifest: [Step(Action.KEEP, tmp_path / "file")])
+    monkeypatch.setattr(system_files, "_apply", lambda _steps, **_: None)
+    monkeypatch.setattr(system_files, "_run", lambda _commands, **_: 0)
+    with alone(lock, "gpumanctl init --undo"):
+        system_files.remove(user=False, dry_run=False)
+        assert lock.exists()
+    system_files.remove(user=False, dry_run=True)
+    system_files.remove(user=True, dry_run=False)
+    assert lock.exists()
+    system_files.remove(user=False, dry_run=False)
+    assert not lock.exists()
+    forget(lock)  # without the file, there is nothing to do
+
+
+def test_a_lock_that_was_removed_after_its_opening_keeps_nothing_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lock = tmp_path / "swap.lock"
+    flock = fcntl.flock
+
+    def removed_before(descriptor: int, how: int) -> None:
+        lock.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_before)
+    with pytest.raises(Failure, match="Wait until it has ended"), alone(lock, "gpumanctl init --undo"):
+        pass
