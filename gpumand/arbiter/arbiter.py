@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from gpumand.arbiter.admission import Admission
 from gpumand.arbiter.busy_probes import BusyProbes
@@ -36,7 +37,7 @@ from gpumand.arbiter.work_gate import WorkGate
 from gpumand.domain.consumer import Settings, UnitState
 from gpumand.domain.driver_release import ReleaseOptions, ReleaseReport
 from gpumand.domain.errors import GpumandError, ShuttingDown
-from gpumand.domain.events import Event, LoadFinished, RequestGranted
+from gpumand.domain.events import Event, LeaseEnded, LoadFinished, RequestGranted
 from gpumand.domain.history import HistoryEntry, HistoryQuery
 from gpumand.domain.lease import Lease, LeaseEnd, Owner
 from gpumand.domain.request import AcquireOptions, Grant, ManualResult, PlanReport
@@ -81,8 +82,9 @@ class Arbiter:
             self.state, self.reconciler, self.scheduler, self._jobs, self.leases, self.gate, self.busy_probes
         )
         self._restorer = LeaseRestorer(self.state, self.scheduler, self.gate, self._requests.make_load)
-        self._learners: Mapping[type, Callable[[Event], None]] = {
+        self._learners: Mapping[type, Callable[[Any], None]] = {
             **dict.fromkeys(LEARNED_EVENTS, self.learning.record_event),
+            LeaseEnded: self.learning.uses.note_end,
             **dict.fromkeys(RESTORER_EVENTS, self._restorer.record_event),
         }
         self._resumed_loads = ResumedLoads(self.state, self.scheduler, self._requests, ports.store)
@@ -184,7 +186,7 @@ class Arbiter:
         try:
             self._admission.check(owner, consumer, options, is_reservation=is_reservation)
             self._nested.check(owner, consumer, options)
-            self.learning.record_request(consumer)
+            self.learning.uses.note_request(consumer)
             entry = self._requests.make(owner, consumer, options)
             entry.own_leases = self._nested.own_leases(owner, options)
             if not self.scheduler.grant_again(entry):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpumand.arbiter.state import ArbiterState
+from gpumand.arbiter.use_times import UseTimes
 from gpumand.domain.assumed_times import Start
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod
 from gpumand.domain.cuda_context import CONTEXT_MIB
-from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, LeaseEnded, LoadFinished
+from gpumand.domain.events import Event, EvictionOccurred, EvictionReport, LoadFinished
 from gpumand.domain.eviction_check import SLACK_MIB
 from gpumand.domain.footprint import AT_REST_SEC, Footprint
 from gpumand.domain.identity import identity
@@ -64,12 +65,16 @@ class _Stay:
     saved_mib: tuple[int, int] = (0, 0)
 
 
-LEARNED_EVENTS = (LeaseEnded, LoadFinished, EvictionOccurred)
+LEARNED_EVENTS = (LoadFinished, EvictionOccurred)
 """The types of events for ``record_event``."""
 
 
 class LearningRecorder:
-    """Records measurements. ``observe_reading`` is called after every reading, the others with each event."""
+    """Records measurements. ``observe_reading`` is called after every reading, the others with each event.
+
+    Attributes:
+        uses: learns from requests and ends of leases.
+    """
 
     def __init__(self, state: ArbiterState, archive: Archive) -> None:
         self._state = state
@@ -78,15 +83,12 @@ class LearningRecorder:
         self._idle_mib: dict[str, int] = {}
         self._unloaded_at: dict[str, float] = {}
         self._warned: dict[str, tuple[int, int]] = {}
-        self._requested: set[str] = set()
-        self._ended_at: dict[str, float] = {}
         self._changed: set[str] = set()
+        self.uses = UseTimes(state, lambda name, times: self._learn(name, times=times))
 
     def record_event(self, event: Event) -> None:
-        """Learn from an event: the end of a lease, a load, an eviction."""
-        if isinstance(event, LeaseEnded):
-            self._record_hold(event)
-        elif isinstance(event, LoadFinished) and not event.error:
+        """Learn from an event: a load, an eviction."""
+        if isinstance(event, LoadFinished) and not event.error:
             self._record_load(event)
         elif isinstance(event, EvictionOccurred):
             self._record_unload(event.report)
@@ -143,6 +145,7 @@ class LearningRecorder:
         All of them where the name now means another program or model; those of memory where the declared footprint was
         corrected and they do not agree with it.
         """
+        self.uses.learn_noted()
         for name, consumer in list(self._state.ledger.consumers.items()):
             if name not in former:
                 continue
@@ -245,33 +248,6 @@ class LearningRecorder:
 
     # -- time ----------------------------------------------------------------------------------------------------
 
-    def record_request(self, name: str) -> None:
-        """Note a request for a consumer; the first one after its last lease ends an idle period, which is learned."""
-        consumer = self._state.consumer(name)
-        if consumer.lease_ended_usec and not consumer.leases and name not in self._requested:
-            self._requested.add(name)
-            self._learn(name, times=consumer.times.observe_idle(self._idle_sec(consumer)))
-
-    def _idle_sec(self, consumer: ConsumerState) -> float:
-        """Seconds since its last lease, including suspends.
-
-        Over a restart of the daemon only the wall clock can tell, although it may have been changed.
-        """
-        if consumer.name in self._ended_at:
-            return self._boot_sec() - self._ended_at[consumer.name]
-        return (self._state.clock.realtime_usec() - consumer.lease_ended_usec) / 1e6
-
-    def _boot_sec(self) -> float:
-        return self._state.clock.monotonic() + self._state.clock.suspended_sec()
-
-    def _record_hold(self, end: LeaseEnded) -> None:
-        name = end.lease.consumer
-        self._requested.discard(name)
-        if name in self._state.ledger.consumers:
-            self._ended_at[name] = self._boot_sec()
-            hold_sec = end.duration_sec(self._state.clock.realtime_usec())
-            self._learn(name, times=self._state.consumer(name).times.observe_hold(hold_sec))
-
     def _record_load(self, load: LoadFinished) -> None:
         self._unloaded_at.pop(load.consumer, None)
         start = Start.COLD if load.started else Start.PARKED
@@ -293,6 +269,7 @@ class LearningRecorder:
 
     def save(self) -> None:
         """Hand everything learned since the last call to the archive."""
+        self.uses.learn_noted()
         for name in self._changed:
             if name in self._state.ledger.consumers:
                 self._archive.save_learned(name, _record(self._state.consumer(name)))

@@ -236,7 +236,7 @@ class BusConnection:
         self._send_queue.on_write(hook)
 
     def after_write(self, hook: Callable[[], None]) -> None:
-        """Call a hook after each write at the end of an iteration: work that no client waits for."""
+        """Call one more hook after each write at the end of an iteration: work that no client waits for."""
         self._send_queue.on_written(hook)
 
     def schedule_write(self) -> None:

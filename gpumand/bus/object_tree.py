@@ -25,6 +25,9 @@ PLAIN_NODES = ("/", "/org", *COLLECTIONS)
 ADDED_SIGNATURE = "oa{sa{sv}}"
 """Signature of ``InterfacesAdded``."""
 
+CHANGED_SIGNATURE = "sa{sv}as"
+"""Signature of ``PropertiesChanged``."""
+
 
 class Emitter(Protocol):
     """The part of the connection that sends signals."""
@@ -79,15 +82,27 @@ class PublishedObject:
         return {name: variant(types[name].signature, value) for name, value in values.items() if value is not None}
 
 
+class ChangesEncoder(Protocol):
+    """Encodes the changes of properties that are announced most often."""
+
+    def encode(self, interface: Interface, changed: Values) -> bytes | None:
+        """Return the body of ``PropertiesChanged`` for these values; None for others."""
+
+
 class ObjectTree:
     """All published objects by path.
+
+    Args:
+        emitter: sends the signals.
+        changes: encodes changes of properties that it knows; None = dbus-fast encodes all of them.
 
     Attributes:
         announce: whether changes are announced with signals. False until the initial objects have been added.
     """
 
-    def __init__(self, emitter: Emitter) -> None:
+    def __init__(self, emitter: Emitter, changes: ChangesEncoder | None = None) -> None:
         self.announce = False
+        self._changes = changes
         self._emitter = emitter
         self._objects: dict[str, PublishedObject] = {}
         self._parents: set[str] = set()
@@ -152,12 +167,18 @@ class ObjectTree:
         item = self._objects.get(path)
         if item is None or (not touched and item.state == state):
             return
-        changed = {name: value for name, value in state.items() if name in touched or item.state.get(name) != value}
+        former = item.state.get
+        changed = {name: value for name, value in state.items() if former(name) != value or name in touched}
         item.state = state
         if self.announce and changed:
-            # D-Bus has no null value: a property that became unknown is announced as invalidated, without a value.
-            body = (item.interface.name, item.variants(changed), _unknown_names(changed))
-            self._emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body)
+            self._emit(path, PROPERTIES, "PropertiesChanged", CHANGED_SIGNATURE, self._changed_body(item, changed))
+
+    def _changed_body(self, item: PublishedObject, changed: Values) -> tuple[Any, ...] | bytes:
+        content = None if self._changes is None else self._changes.encode(item.interface, changed)
+        if content is not None:
+            return content
+        # D-Bus has no null value: a property that became unknown is announced as invalidated, without a value.
+        return item.interface.name, item.variants(changed), _unknown_names(changed)
 
     def _emit(self, path: str, interface: str, member: str, signature: str, body: tuple[Any, ...] | bytes) -> None:
         # No text needs another check for NULs: marshalling.variant sanitizes every value, and names are gpumand's own.

@@ -53,7 +53,7 @@ class SendQueue:
         self._chunks: deque[memoryview] = deque()
         self._lanes: tuple[list[bytes], ...] = tuple([] for _ in Lane)
         self._before_write: Callable[[], None] = _do_nothing
-        self._after_write: Callable[[], None] = _do_nothing
+        self._after_write: tuple[Callable[[], None], ...] = ()
         self._write_scheduled = False
         self._unsent_bytes = 0
         self._stopped = False
@@ -113,8 +113,8 @@ class SendQueue:
         self._before_write = hook
 
     def on_written(self, hook: Callable[[], None]) -> None:
-        """Call a hook after the messages of an iteration are written, or could not be."""
-        self._after_write = hook
+        """Call one more hook after the messages of an iteration are written, or could not be."""
+        self._after_write = (*self._after_write, hook)
 
     async def wait_drained(self) -> None:
         """Wait until the queue is empty, or can no longer be sent."""
@@ -137,7 +137,8 @@ class SendQueue:
             self._empty.set()  # nothing will be written any more, so that a close need not wait
         else:
             self._write_iteration()
-        self._after_write()
+        for hook in self._after_write:
+            hook()
 
     def _write_iteration(self) -> None:
         was_idle = not self._chunks

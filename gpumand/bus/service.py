@@ -8,6 +8,7 @@ from gpumand.bus.clients import Clients
 from gpumand.bus.connection import BusConnection
 from gpumand.bus.dispatcher import Dispatcher
 from gpumand.bus.interfaces import own_interfaces
+from gpumand.bus.lease_changes import LeaseChangesEncoder
 from gpumand.bus.machine_id import read_machine_id
 from gpumand.bus.manager import ManagerMethods
 from gpumand.bus.object_tree import ObjectTree, PublishedObject
@@ -43,7 +44,7 @@ class ManagerService:
     ) -> None:
         self._connection = connection
         self._clients = clients
-        self._tree = tree = ObjectTree(connection)
+        self._tree = tree = ObjectTree(connection, LeaseChangesEncoder())
         self._published = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
         self.publish = self._published.publish
         manager = ManagerMethods(arbiter, clients, authority)

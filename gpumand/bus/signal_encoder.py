@@ -24,7 +24,7 @@ BODY_LENGTH_OFFSET = 4
 """Offset of the two 32-bit numbers that differ from signal to signal: length of the body, and serial number."""
 
 
-SAMPLES: dict[str, list[Any]] = {"oa{sa{sv}}": ["/", {}]}
+SAMPLES: dict[str, list[Any]] = {"oa{sa{sv}}": ["/", {}], "sa{sv}as": ["", {}, []]}
 """A body for each signature whose bodies may be encoded already: dbus-fast builds a header only with a body."""
 
 

@@ -158,6 +158,8 @@ async def build_components(
     history = HistoryRecorder(archive, clock, demand_log(settings.history))
     later = LaterEvents(bus.schedule_write, http.publish, history.publish)
     bus.after_write(later.deliver)
+    arbiter.learning.uses.postpone(bus.schedule_write)
+    bus.after_write(arbiter.learning.uses.learn_noted)
     still_preparing = logind.is_preparing_for_sleep if logind is not None else _never_preparing
     return Components(
         http=http,

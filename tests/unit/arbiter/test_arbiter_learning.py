@@ -99,7 +99,7 @@ async def test_several_requests_after_one_idle_period_count_once(world: FakeWorl
     await world.arbiter.release(lease)
     await world.clock.sleep(60)
     for _ in range(3):
-        world.arbiter.learning.record_request("llm")
+        world.arbiter.learning.uses.note_request("llm")
     assert sum(world.arbiter.state.consumer("llm").times.idle.counts) == 1
 
 
