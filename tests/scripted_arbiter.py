@@ -136,6 +136,9 @@ class ScriptedArbiter:
     def announced_consumer(self, consumer: str) -> ConsumerStatus:
         return self.consumer_status(consumer)
 
+    def lease_count(self) -> int:
+        return len(self.leases)
+
     def summary(self) -> Summary:
         return Summary(self.degraded, len(self.waiting), len(self.leases), self.evictions)
 

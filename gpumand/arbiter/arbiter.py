@@ -46,6 +46,9 @@ from gpumand.ports import Ports
 
 log = logging.getLogger(__name__)
 
+NEVER = float("-inf")
+"""The time of the newest reading before the first one."""
+
 
 class Arbiter:
     """Grants leases on consumers. One instance runs on one event loop; any public method may be called at any time.
@@ -175,7 +178,8 @@ class Arbiter:
         self, owner: Owner, consumer: str, options: AcquireOptions, *, is_reservation: bool = False
     ) -> Grant:
         self.driver_use.note_request(consumer, options.device)
-        await self._read_if_never_read()
+        if self.state.sampled_at == NEVER:
+            await self._read_if_never_read()
         if self.learning.is_unknown(consumer):
             await self.learning.restore_if_unknown(consumer)
         # No await between the result of this lookup and ``scheduler.add``: otherwise two calls with the same token
@@ -197,14 +201,14 @@ class Arbiter:
             raise
         assert lease is not None
         waited_usec = int((self.state.clock.monotonic() - entry.request.arrived_at) * 1e6)
-        self.state.count(grants=1, wait_usec=waited_usec)
+        self.state.count_grant(waited_usec)
         self.state.publish(RequestGranted(lease.public_consumer, waited_usec, lease, entry.request.priority))
         endpoint = self.state.settings.consumers[consumer].url if consumer in self.state.settings.consumers else ""
         return Grant(lease, waited_usec, tuple(entry.evicted), entry.loaded, endpoint)
 
     async def _read_if_never_read(self) -> None:
         """Take the first reading, where the daemon has not woken a sleeping card for it: devices are unknown before."""
-        if self.state.sampled_at == float("-inf") and not self.driver_use.is_open:
+        if self.state.sampled_at == NEVER and not self.driver_use.is_open:
             await self.state.sample()
 
     # -- leases --------------------------------------------------------------------------------------------------
@@ -271,6 +275,10 @@ class Arbiter:
     def status_refresh(self) -> Awaitable[None] | None:
         """A reading to await before the status, where the driver rests; None while readings are taken anyway."""
         return self.driver_use.refresh_for_status() if self.driver_use.is_resting else None
+
+    def lease_count(self) -> int:
+        """Number of active leases."""
+        return len(self.state.ledger.leases)
 
     def summary(self) -> Summary:
         """The properties of the Manager object, in constant time."""

@@ -83,18 +83,17 @@ class Leases:
             exclusive=request.options.exclusive,
             yields=request.options.yield_lease if request.options.yield_lease in self._state.ledger.leases else "",
         )
-        self._granted_at[lease.id] = self._state.clock.monotonic()
-        self._state.ledger.add_lease(lease, devices, self._granted_at[lease.id])
-        self._schedule_expiry(lease)
+        self._granted_at[lease.id] = now = self._state.clock.monotonic()
+        self._state.ledger.add_lease(lease, devices, now)
+        self._schedule_expiry(lease, now, now_usec)
         return lease
 
-    def _schedule_expiry(self, lease: Lease) -> None:
+    def _schedule_expiry(self, lease: Lease, now: float, now_usec: int) -> None:
         """Wake the expiry loop if this lease expires before its next check.
 
         Hardly any lease does, so leasing a resident consumer again and again does not wake the loop each time.
         """
-        left_sec = (lease.expires_usec - self._state.clock.realtime_usec()) / 1e6
-        if lease.expires_usec and self._state.clock.monotonic() + left_sec < self.next_expiry_check:
+        if lease.expires_usec and now + (lease.expires_usec - now_usec) / 1e6 < self.next_expiry_check:
             self.expiry_moved.set()
 
     def _ttl_sec(self, request: Request) -> float:
@@ -193,13 +192,14 @@ class Leases:
         old = self._state.ledger.lease(lease_id)
         if old.lifetime is not LeaseLifetime.TTL:
             raise InvalidArgs(f"a lease with lifetime '{old.lifetime}' has no ttl; it needs no renewal")
-        expires_usec = self._state.clock.realtime_usec() + int((ttl_sec or old.ttl_sec) * 1e6)
+        now, now_usec = self._state.clock.monotonic(), self._state.clock.realtime_usec()
+        expires_usec = now_usec + int((ttl_sec or old.ttl_sec) * 1e6)
         lease = replace(old, expires_usec=expires_usec)
         await self._write(lease)
         # Read it again: its device may have got another index during the write.
         lease = replace(self._state.ledger.lease(lease_id), expires_usec=expires_usec)
         self._state.ledger.renew_lease(lease)
-        self._schedule_expiry(lease)
+        self._schedule_expiry(lease, now, now_usec)
         self._state.publish(LeaseRenewed(lease))
         return lease
 
@@ -230,8 +230,8 @@ class Leases:
         if lease_id in self._announced:
             self._announced.discard(lease_id)
             self._state.publish(end)
-        level = logging.DEBUG if reason is LeaseEnd.RELEASED else logging.INFO
-        log.log(level, "lease %s on %s ended: %s", lease.id, lease.consumer, reason)
+        write = log.debug if reason is LeaseEnd.RELEASED else log.info
+        write("lease %s on %s ended: %s", lease.id, lease.consumer, reason)
         return lease
 
     def _delete_in_background(self, lease: Lease) -> None:

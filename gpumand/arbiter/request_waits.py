@@ -55,8 +55,9 @@ class RequestWaits:
             GpumandError: exactly one, when the request is refused or the lease has ended already.
         """
         try:
-            await self._scheduler.decide_new(entry)
-            lease = await self._decision(entry)
+            if entry.is_waiting:
+                await self._scheduler.decide_new(entry)
+            lease = await self._decision(entry) if entry.is_waiting else entry.done.result()
             if lease is not None:
                 # On disk and watched before the client is notified: a lease that a crash forgets must not be in use.
                 await self._leases.save(lease)

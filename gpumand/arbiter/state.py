@@ -126,6 +126,11 @@ class ArbiterState:
         """Add to counters of the statistics, by the names of their attributes."""
         self.stats = copy_with(self.stats, **{name: getattr(self.stats, name) + by for name, by in more.items()})
 
+    def count_grant(self, waited_usec: int) -> None:
+        """Add a granted request to the counters."""
+        stats = self.stats
+        self.stats = copy_with(stats, grants=stats.grants + 1, wait_usec=stats.wait_usec + waited_usec)
+
     def set_residency(
         self,
         name: str,

@@ -54,6 +54,9 @@ class ArbiterPort(Protocol):
     def announced_consumer(self, consumer: str) -> AnnouncedConsumer | ConsumerStatus:
         """Return the announced values of one consumer, which change with every lease. Raises NoSuchConsumer."""
 
+    def lease_count(self) -> int:
+        """Return the number of active leases."""
+
     def summary(self) -> Summary:
         """Return the values of the Manager's properties, in constant time."""
 

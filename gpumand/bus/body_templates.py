@@ -1,8 +1,9 @@
 """Encodes the body of a message over that of one before it, from which it differs in an id and some times at most.
 
 The announcement of a lease and the reply with it are the largest messages of a grant, and nearly the same for all
-leases of a client. The announcements of its counts are made twice for each lease. What differs has a fixed length and is written over the former values. The tests of each user of
-this module compare the result with dbus-fast's own encoding.
+leases of a client. The announcements of its counts are made twice for each lease. What differs has a fixed length and
+is written over the former values. The tests of each user of this module compare the result with dbus-fast's own
+encoding.
 """
 
 from __future__ import annotations

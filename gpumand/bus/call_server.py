@@ -214,9 +214,10 @@ class CallServer:
         # A NUL would be sent without complaint, and the bus would close the connection for all clients.
         if not reply.checked:
             require_no_nul(reply.body)
-        # Without the bus there is no caller left that could receive the reply.
-        with contextlib.suppress(BusLost):
+        try:
             self._send_reply(message, reply.signature, list(reply.body), reply.content)
+        except BusLost:
+            return  # without the bus there is no caller left that could receive the reply
 
     def _answer_error(self, message: Message, error: Exception) -> None:
         """Send a GpumandError as it is; log any other exception and send "internal error", which reveals nothing."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -55,7 +55,7 @@ class ClientPresence:
         self._connection = connection
         self._vanished = vanished
         self._watches: OrderedDict[str, _Watch] = OrderedDict()
-        self._retained: Counter[str] = Counter()
+        self._retained: dict[str, int] = {}
         self._matches = 0
         self._unfiltered: Subscription | None = None
         self._unfiltered_lock = asyncio.Lock()
@@ -92,7 +92,7 @@ class ClientPresence:
 
     def retain_watch(self, name: str) -> None:
         """Keep watching this name until ``release_watch`` has been called as often as this method."""
-        self._retained[name] += 1
+        self._retained[name] = self._retained.get(name, 0) + 1
 
     def release_watch(self, name: str) -> None:
         """Undo one ``retain_watch``; the name stays watched while it is among the most recently used idle names."""

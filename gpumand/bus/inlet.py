@@ -105,11 +105,24 @@ class Inlet:
         if len(received) <= self._pass_bytes:
             self._pass_bytes -= len(received)
             return received
+        if not self._partial_header and self._is_one_message(received):
+            return received
         passed = self._filter(self._partial_header + received)
         if not passed:
             # An empty result would mean the end of the stream.
             raise BlockingIOError(errno.EAGAIN, "only a part of a header, or of an oversized body")
         return passed
+
+    def _is_one_message(self, data: bytes) -> bool:
+        """Whether data that begins with a message is that message alone, all of it, and within the limit."""
+        if self._pass_bytes or self._discard_bytes or len(data) < FIXED_HEADER_BYTES or len(data) > self._limit_bytes:
+            return False
+        order = "<" if data[0] == LITTLE_ENDIAN else ">"
+        body_bytes, _serial, field_bytes = unpack_from(f"{order}III", data, BODY_LENGTH_OFFSET)
+        if FIXED_HEADER_BYTES + field_bytes + (-field_bytes & 7) + body_bytes != len(data):
+            return False
+        self._begun += 1
+        return True
 
     def _filter(self, data: bytes) -> bytes:
         self._partial_header = b""

@@ -22,7 +22,10 @@ class LeaseAddedEncoder:
     def encode(self, path: str, state: Values) -> bytes:
         """Return the body for a lease with these properties; its path and its id are ASCII text."""
         name = state["Id"]
-        key = (len(path), len(name), *[value for key, value in state.items() if key not in VARIABLE])
+        fixed = state.copy()
+        for variable in VARIABLE:
+            del fixed[variable]
+        key = (len(path), len(name), *fixed.values())
         texts, numbers = (path.encode("ascii"), name.encode("ascii")), (state[GRANTED], state[EXPIRES])
         return self._templates.encode(key, texts, numbers, lambda marks: self._encode(path, state, *marks))
 

@@ -92,7 +92,7 @@ def lease_state(lease: Lease) -> Values:
         "Device": lease.device,
         "OwnerUid": lease.owner.uid,
         "Owner": owner_label(lease.owner),
-        "Lifetime": lease.lifetime,
+        "Lifetime": str(lease.lifetime),
         "GrantedUsec": lease.granted_usec,
         "ExpiresUsec": lease.expires_usec,
         "Reason": lease.reason,

@@ -140,7 +140,7 @@ class PublishedObjects:
                 "EvictionDeferred", EVICTION_SIGNATURE, eviction_body(event.report)
             ),
             LeaseGranted: lambda event: self._lease_granted(event.lease),
-            LeaseEnded: lambda event: self._lease_ended(event.lease, event.reason.value),
+            LeaseEnded: lambda event: self._lease_ended(event.lease, str(event.reason)),
             LeaseWanted: lambda event: self._emit(
                 "LeaseWanted", "sst", (event.lease.id, text(event.by), event.since_usec)
             ),
@@ -165,11 +165,12 @@ class PublishedObjects:
 
     def flush(self) -> None:
         """Announce all changes that have not been announced yet. Raises BusLost if the connection is gone."""
-        if self._summary_changed:
-            self._summary_changed = False
+        if self._summary_changed or self._lease_count_touched:
+            # Nearly every lease changes nothing but the count; all other changes come with an event of their own.
+            state = self._manager_state() if self._summary_changed else self._state_with_lease_count()
             touched = LEASE_COUNT if self._lease_count_touched else ()
-            self._lease_count_touched = False
-            self._tree.update(ROOT_PATH, self._manager_state(), touched)
+            self._summary_changed = self._lease_count_touched = False
+            self._tree.update(ROOT_PATH, state, touched)
         if self._devices_changed:
             self._devices_changed = False
             self._set_devices(self._arbiter.status())
@@ -217,7 +218,7 @@ class PublishedObjects:
 
     def _lease_changed(self, lease: Lease) -> None:
         # A grant and an end in one iteration leave the counts as they were; clients still learn that they changed.
-        self._summary_changed = self._lease_count_touched = True
+        self._lease_count_touched = True
         if lease.reservation is None:
             self._consumers_changed.add(lease.consumer)
             self._leased.add(lease.consumer)
@@ -233,6 +234,11 @@ class PublishedObjects:
 
     def _manager_state(self) -> Values:
         return manager_state(self._version, self._arbiter.summary())
+
+    def _state_with_lease_count(self) -> Values:
+        item = self._tree.get(ROOT_PATH)
+        assert item is not None, "it was exported"
+        return item.state | {"LeaseCount": self._arbiter.lease_count()}
 
     def _set_consumer(self, name: str, touched: Collection[str] = ()) -> None:
         path = consumer_path(name)

@@ -175,7 +175,7 @@ class SendQueue:
     def _write(self, chunks: list[memoryview]) -> int:
         """Write to the socket and return the number of bytes written; 0 when the socket is full or broken."""
         try:
-            return self._sock.sendmsg(chunks)
+            return self._sock.send(chunks[0]) if len(chunks) == 1 else self._sock.sendmsg(chunks)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

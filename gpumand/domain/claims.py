@@ -26,20 +26,33 @@ first. It is less than the default wait of a request, which must not fail becaus
 CONTAINER_SCOPES = ("docker-", "libpod-", "cri-containerd-", "crio-", "nerdctl-", "lxc-", "lxc.", "machine-")
 """First parts of the names that container managers give to the scopes of their containers."""
 
+NO_CLAIM: Mapping[str, Any] = {"claimed_at": None, "baseline_mib": {}}
+"""The fields of a consumer's state that the end of its claim changes."""
 
-def may_still_load(state: ConsumerState, now: float) -> bool:
+
+def may_still_load(state: ConsumerState, now: float, idle_since: float) -> bool:
     """Whether a consumer without visible footprint may still load its model after its lease has ended.
 
     A lazy consumer goes on loading for a request although the client that sent it has died, and a unit counts as
     active before its model is loaded. No event marks the end of such a load, so its memory stays reserved until
     readings show it or its growth has rested.
+
+    Args:
+        state: the consumer.
+        now: the time, on the monotonic clock.
+        idle_since: when its last lease ended.
     """
     is_pending = (
         state.residency in (Residency.RESIDENT, Residency.UNKNOWN, Residency.PARKED) and not state.footprint_seen
     )
     is_starting = state.claimed_for_start and state.grew_at is None
     rest_sec = START_RESERVATION_SEC if is_starting else GROWTH_RESTED_SEC
-    return is_pending and now < max(state.idle_since, state.grew_at or 0.0) + rest_sec
+    return is_pending and now < max(idle_since, state.grew_at or 0.0) + rest_sec
+
+
+def changes_at_end(state: ConsumerState, now: float) -> Mapping[str, Any]:
+    """The fields that change where a claim ends with the last lease at this time; empty where it goes on."""
+    return NO_CLAIM if state.claimed and not may_still_load(state, now, idle_since=now) else {}
 
 
 def baseline(samples: Mapping[int, Sample], devices: Devices) -> dict[str, Any]:

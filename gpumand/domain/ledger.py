@@ -281,7 +281,8 @@ class Ledger:
 
     def release_claim(self, name: str, now: float) -> None:
         """Release a claim, unless a lease, load or job still needs it, or its last request may still load the model."""
-        if not claims.may_still_load(self._consumers[name], now):
+        state = self._consumers[name]
+        if not claims.may_still_load(state, now, state.idle_since):
             self.end_claim(name)
 
     def end_claim(self, name: str) -> None:
@@ -289,7 +290,7 @@ class Ledger:
         state = self._consumers[name]
         is_used = state.leases or state.residency is Residency.LOADING or self._jobs.is_for(name)
         if state.claimed and not is_used:
-            self.update(name, claimed_at=None, baseline_mib={})
+            self.update(name, **claims.NO_CLAIM)
 
     def set_in_container(self, name: str, *, in_container: bool) -> None:
         """Note whether the consumer's memory is in a container, where readings of its unit do not show it."""
@@ -335,7 +336,7 @@ class Ledger:
         state = self._consumers[lease.consumer]
         claim = claims.changes(self._devices, state, devices, now)
         self.update(lease.consumer, leases=state.leases + 1, claimed_for_start=False, **claim)
-        self._note_lease_change(lease, state, changes=1)
+        self._note_lease_change(lease, state)
 
     def yield_lease(self, lease_id: str, now: float) -> Lease:
         """Give the consumer of a lease back for a while: it is no longer claimed by it, and may be evicted."""
@@ -381,22 +382,23 @@ class Ledger:
             self.revision += 1
             return lease
         state = self._consumers[lease.consumer]
-        self.update(lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now)
-        revision = self.revision - 1
-        if state.leases == 1:
-            self.release_claim(lease.consumer, now)
-        self._note_lease_change(lease, state, self.revision - revision)
+        is_used = state.leases > 1 or state.residency is Residency.LOADING or self._jobs.is_for(state.name)
+        changes = {} if is_used else claims.changes_at_end(state, now)
+        self.update(
+            lease.consumer, leases=state.leases - 1, lease_ended_usec=lease_ended_usec, idle_since=now, **changes
+        )
+        self._note_lease_change(lease, state)
         return lease
 
-    def _note_lease_change(self, lease: Lease, before: ConsumerState, changes: int) -> None:
-        """Count changes that only concern the leases of a consumer, after the begin or the end of a lease."""
+    def _note_lease_change(self, lease: Lease, before: ConsumerState) -> None:
+        """Count a change that only concerns the leases of a consumer, after the begin or the end of a lease."""
         after = self._consumers[lease.consumer]
         if lease.exclusive or lease.reservation is not None or before.claimed_for_start:
             return
         if before.leases and after.leases and before.claimed:
-            self.counted += changes
+            self.counted += 1
         elif before.footprint_seen and after.footprint_seen and before.devices == after.devices:
-            self.own_leases[lease.consumer] = self.own_leases.get(lease.consumer, 0) + changes
+            self.own_leases[lease.consumer] = self.own_leases.get(lease.consumer, 0) + 1
 
     def _set_state(self, state: ConsumerState) -> None:
         self.revision += 1

@@ -45,6 +45,7 @@ class World:
         arbiter = SimpleNamespace(
             status=lambda: Status("1", "", (), (), (), ()),
             summary=lambda: Summary("", 0, 0, 0),
+            lease_count=lambda: 0,
             announced_consumer=self._status,
         )
         clients = SimpleNamespace(
