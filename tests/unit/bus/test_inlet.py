@@ -105,3 +105,13 @@ def test_end_of_the_stream_is_passed_on(sockets: tuple[socket.socket, socket.soc
     peer.close()
     assert read_available(inlet)
     assert inlet.recv(100) == b""
+
+
+def test_messages_that_arrive_one_by_one_are_counted(sockets: tuple[socket.socket, socket.socket]) -> None:
+    inlet, peer = Inlet(sockets[0], LIMIT_BYTES), sockets[1]
+    for serial, text in enumerate(("a", "b" * 2000, "c", "d" * 900, "e" * 2000), 1):
+        message = call(text, serial)
+        peer.send(message)
+        is_oversized = len(text) > LIMIT_BYTES
+        assert read_available(inlet) == (without_body(message) if is_oversized else message)
+        assert inlet.is_oversized_next() is is_oversized

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from dbus_fast import Variant
 
 from gpumand.bus.interfaces import own_interfaces
+from gpumand.bus.names import MANAGER
 from gpumand.bus.object_tree import ObjectTree
 from gpumand.bus.published_objects import PublishedObjects
-from gpumand.domain.events import Event, LeaseEnded, LeaseGranted, LeaseReturned, LeaseWanted
+from gpumand.domain.events import Event, LeaseEnded, LeaseGranted, LeaseReturned, LeaseWanted, SummaryChanged
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.reservation import Reservation
 from gpumand.domain.status import Status, Summary
@@ -41,11 +43,11 @@ class World:
     """Published objects over an arbiter without consumers that records for which ones the status was asked."""
 
     def __init__(self) -> None:
-        self.bus, self.asked = Bus(), list[str]()
+        self.bus, self.asked, self.summaries = Bus(), list[str](), 0
         arbiter = SimpleNamespace(
             status=lambda: Status("1", "", (), (), (), ()),
-            summary=lambda: Summary("", 0, 0, 0),
-            lease_count=lambda: 0,
+            summary=self._summary,
+            lease_count=lambda: 7,
             announced_consumer=self._status,
         )
         clients = SimpleNamespace(
@@ -55,6 +57,10 @@ class World:
         tree = ObjectTree(bus)
         self.published = PublishedObjects(bus, cast(Any, arbiter), cast(Any, clients), tree, own_interfaces(), "1")
         self.published.export()
+
+    def _summary(self) -> Summary:
+        self.summaries += 1
+        return Summary("", 0, 5, 0)
 
     def _status(self, name: str) -> Any:
         from gpumand.domain.errors import NoSuchConsumer
@@ -87,3 +93,17 @@ def test_a_wanted_lease_is_announced_and_changes_no_object() -> None:
 
     assert world.bus.signals == [("LeaseWanted", ("aa11", "comfyui", 5))]
     assert world.asked == []
+
+
+def test_a_lease_alone_changes_nothing_of_the_manager_but_the_count() -> None:
+    world = World()
+    world.published.publish(LeaseGranted(RESERVED))
+    world.published.flush()
+    assert ("PropertiesChanged", (MANAGER, {"LeaseCount": Variant("u", 7)}, [])) in world.bus.signals
+    assert world.summaries == 1, "the one of export"
+
+    world.published.publish(LeaseEnded(RESERVED, LeaseEnd.RELEASED))
+    world.published.publish(SummaryChanged())
+    world.published.flush()
+    assert ("PropertiesChanged", (MANAGER, {"LeaseCount": Variant("u", 5)}, [])) in world.bus.signals
+    assert world.summaries == 2

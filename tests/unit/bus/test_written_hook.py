@@ -95,3 +95,13 @@ async def test_hook_is_called_while_the_socket_is_full(ends: Ends) -> None:
     await turns()
     assert called == ["called", "called"]
     queue.stop()
+
+
+async def test_several_hooks_are_called_in_their_order(ends: Ends) -> None:
+    queue, called = SendQueue(ends[0], lambda reason: None), list[str]()
+    queue.on_written(lambda: called.append("first"))
+    queue.on_written(lambda: called.append("second"))
+    queue.schedule_write()
+    await turns()
+
+    assert called == ["first", "second"]
