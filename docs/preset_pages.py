@@ -36,6 +36,7 @@ RECIPES = {
 ROUTE_CLASSES = {
     "never": "is refused",
     "look": "does not count as use",
+    "starts": "does not count as use, and starts the server while it is stopped",
     "job": "holds a lease until the server is idle again",
     "work": "holds a lease until the answer ends",
     "page": "shows a waiting page while the server is stopped",

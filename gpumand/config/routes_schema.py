@@ -45,6 +45,12 @@ class RoutesTable:
         "lease.",
         default=(),
     )
+    starts: tuple[str, ...] = key(
+        rules(),
+        "Routes of class look that programs use right before a job, such as uploads. They pass without a lease while "
+        "the server runs, and load the consumer while it is stopped.",
+        default=(),
+    )
     job: tuple[str, ...] = key(
         rules(),
         "Routes that are answered before their work is done. Their lease is held until the busy check says that the "

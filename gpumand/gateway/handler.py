@@ -21,7 +21,7 @@ from gpumand.gateway.entrance_config import GATEWAY
 from gpumand.gateway.exchange import Exchange, accepts, refusal_response
 from gpumand.gateway.forward import AnswerCut
 from gpumand.gateway.headers import REFUSED_HEADER, BadHeader, Origin, check_headers, is_from_fleet, passed_gateway
-from gpumand.gateway.looking import LookHandler
+from gpumand.gateway.looking import NOT_RUNNING, LookHandler
 from gpumand.gateway.metrics import Metrics
 from gpumand.gateway.parts import Parts
 from gpumand.gateway.paths import BadTarget, Target, check_target
@@ -260,7 +260,21 @@ class Gateway:
             return await self._sockets.handle(exchange)
         if kind.needs_lease:
             return await self._work.handle(exchange)
-        return await self._look.handle(exchange)
+        try:
+            return await self._look.handle(exchange)
+        except Refused as error:
+            if error.refusal.code != NOT_RUNNING or not _starts(exchange):
+                raise
+        # The service refused the connection, so that nothing of the body was read.
+        return await self._as_work(exchange)
+
+    async def _as_work(self, exchange: Exchange) -> web.StreamResponse:
+        """Answer a request that needs no lease while its service runs, and that loads the service now."""
+        if exchange.is_foreign:
+            raise foreign_site()
+        exchange.entry.kind = RouteClass.WORK
+        exchange.connection.require_client()
+        return await self._work.handle(exchange)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
         log.info(
@@ -319,6 +333,10 @@ def _refusal_api(request: web.BaseRequest, target: Target, connection: Connectio
 def _classify(request: web.BaseRequest, target: Target, service: Service) -> RouteClass:
     method = WEBSOCKET if is_websocket(request) else request.method
     return service.rules.classify(method, target.path, accepts_html=accepts(request, "text/html"))
+
+
+def _starts(exchange: Exchange) -> bool:
+    return exchange.service.rules.starts(exchange.request.method, exchange.target.path)
 
 
 def _own_size(response: web.StreamResponse | None) -> int:

@@ -25,6 +25,9 @@ from gpumand.gateway.visibility import may_see, reason_for, refusal_for, text_fo
 from gpumand.gateway.waiting_page import Waiting, waiting_page
 from gpumand.gateway.wakes import Wake, Wakes
 
+NOT_RUNNING = "not_running"
+"""Code of the refusal of a request whose consumer does not run."""
+
 NOT_RUNNING_RETRY_SEC = 5
 
 
@@ -181,4 +184,4 @@ async def _read(answer: aiohttp.ClientResponse) -> tuple[bytes, bool]:
 def not_running(consumer: str) -> Refused:
     """The refusal for a consumer whose server does not run."""
     text = f"{consumer} is not running. A request that uses it starts it."
-    return refused(503, "not_running", text, NOT_RUNNING_RETRY_SEC)
+    return refused(503, NOT_RUNNING, text, NOT_RUNNING_RETRY_SEC)

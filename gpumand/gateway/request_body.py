@@ -15,9 +15,15 @@ BODY_STALL_SEC = 60.0
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+_ANSWERED = "gpumand.continue"
+"""Key of aiohttp's request: the client was asked for its body already."""
+
+
 async def answer_expect(request: web.BaseRequest) -> None:
-    """Ask a client that waits for permission to send its body."""
-    if request.headers.get("Expect", "").lower() == "100-continue" and not request.content.is_eof():
+    """Ask a client that waits for permission to send its body, once."""
+    is_expected = request.headers.get("Expect", "").lower() == "100-continue" and _ANSWERED not in request
+    if is_expected and not request.content.is_eof():
+        request[_ANSWERED] = True
         await request.writer.write(_CONTINUE)
         # These bytes are no part of the answer, whose absence shows that an error may still be answered.
         request.writer.output_size = 0

@@ -83,6 +83,7 @@ class RouteRules:
         websocket: class of WebSockets that no rule covers.
         remember: routes whose last answer is kept for the time when the server is stopped.
         encoded_slashes: routes whose path may contain %2F.
+        starting: routes of class look that are work while the server is stopped.
         allowed: routes of class never that the configuration permits; they pass like class look.
     """
 
@@ -92,6 +93,7 @@ class RouteRules:
     remember: tuple[Rule, ...] = ()
     encoded_slashes: tuple[Rule, ...] = ()
     allowed: tuple[Rule, ...] = ()
+    starting: tuple[Rule, ...] = ()
 
     def classify(self, method: str, path: str, *, accepts_html: bool = False) -> RouteClass:
         """Determine the class of a request.
@@ -127,6 +129,10 @@ class RouteRules:
         """Whether the last answer to a request is kept."""
         return method in REMEMBERED_METHODS and _covers(self.remember, method, path)
 
+    def starts(self, method: str, path: str) -> bool:
+        """Whether a request of class look is work while the server is stopped."""
+        return _covers(self.starting, method, path)
+
     def allows_encoded_slash(self, method: str, path: str) -> bool:
         """Whether a path may contain %2F."""
         return _covers(self.encoded_slashes, method, path)
@@ -154,6 +160,7 @@ def rules_of(table: RoutesTable, *, websocket: str = "", allow: Sequence[str] = 
         parse_rules(table.remember),
         parse_rules(table.encoded_slashes),
         parse_rules(allow),
+        parse_rules(table.starts),
     )
 
 

@@ -146,3 +146,9 @@ def test_presets_with_routes_of_class_job_have_a_busy_check_by_which_the_end_of_
     assert not jobs or (
         service.busy is not None and service.busy.path and (service.busy.pointers or service.busy.metrics)
     )
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_routes_that_start_a_stopped_server_are_looks(name: str) -> None:
+    for rule in preset(name).routes.starts:
+        assert classify(name, rule.replace("*", "x")) is LOOK, rule
