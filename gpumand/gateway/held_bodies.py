@@ -93,7 +93,7 @@ async def read_json(request: web.BaseRequest, budget: BodyBudget, other_key: str
         key, found = MODEL, await _scan(text, MODEL)
         if other_key and other_key in found.members and not found.members.get(MODEL):
             key, found = other_key, await _scan(text, other_key)
-        if key in found.members and not isinstance(found.members[key], str):
+        if not isinstance(found.members.get(key), str | None):
             raise BadJson(f"{key} must be a string")
         return JsonBody(text, found, share.close, key)
     except BadJson as error:

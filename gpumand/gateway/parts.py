@@ -17,11 +17,11 @@ from gpumand.gateway.leases import LeaseKeeper, Ticket
 from gpumand.gateway.refusals import (
     BACKOFF_RETRY_SEC,
     ESTIMATED,
-    MAX_RETRY_SEC,
     MIN_RETRY_SEC,
     PAUSE,
     Refusal,
     Refused,
+    clamped,
     refusal_of,
     refused,
     retry_of,
@@ -175,4 +175,4 @@ class Parts:
         """Estimated seconds until a request for a consumer could be served."""
         load_sec = await self.status.usual_load_sec(consumer)
         _, waiting = await self.status.place(consumer)
-        return round(min(MAX_RETRY_SEC, (load_sec or UNKNOWN_LOAD_SEC) * (1 + waiting)))
+        return clamped((load_sec or UNKNOWN_LOAD_SEC) * (1 + waiting))

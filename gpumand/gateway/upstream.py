@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import inspect
 import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -37,6 +38,15 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 """Maximum size of a message of a WebSocket: aiohttp passes whole messages only, which are in memory meanwhile."""
 
 READ_BYTES = 64 * 1024
+
+_HEAD_LIMITS: dict[str, Any] = {
+    name: limit
+    for name, limit in (("max_line_size", 64 * 1024), ("max_field_size", 64 * 1024), ("max_headers", 512))
+    if name in inspect.signature(aiohttp.ClientSession).parameters
+}
+"""Limits of the heads of answers, as in browsers. Debian 12's aiohttp has only its own, which are lower."""
+
+INVALID_ANSWER = "The service did not answer in valid HTTP. Check its log."
 
 _SKIPPED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers that aiohttp would add; only those of the client are sent."""
@@ -95,7 +105,7 @@ class Upstreams:
             Refused: there is no answer for another reason.
         """
         try:
-            return await self._session_for(endpoint, is_streamed=_is_streamed(body)).request(
+            answer = await self._session_for(endpoint, is_streamed=_is_streamed(body)).request(
                 method,
                 URL(endpoint.base + target, encoded=True),
                 headers=headers,
@@ -107,6 +117,11 @@ class Upstreams:
             )
         except (aiohttp.ClientError, OSError) as error:
             raise _failure(error) from None
+        if answer.status < 200:
+            # 101: no upgrade was asked for, and the client would take it for the head of another protocol.
+            answer.close()
+            raise refused(502, "bad_gateway", INVALID_ANSWER, 1)
+        return answer
 
     async def connect_websocket(
         self, endpoint: Endpoint, target: str, headers: Mapping[str, str], protocols: tuple[str, ...]
@@ -174,6 +189,7 @@ def _session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         read_bufsize=READ_BYTES,
+        **_HEAD_LIMITS,
     )
 
 
@@ -192,7 +208,7 @@ def _failure(error: Exception) -> Exception:
     # aiohttp's error of a connection that was reset is an OSError, but no ConnectionError.
     is_reset = getattr(error, "errno", None) in (errno.ECONNRESET, errno.EPIPE)
     if not is_reset and not isinstance(error, aiohttp.ServerDisconnectedError | ConnectionError):
-        text = "The service did not answer in valid HTTP. Check its log."
+        text = INVALID_ANSWER
     if is_tls:
         text = "The TLS handshake failed: this host does not trust the certificate of the service, or it speaks no TLS."
     if isinstance(error, aiohttp.ClientConnectorError):

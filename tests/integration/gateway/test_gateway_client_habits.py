@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -89,13 +92,15 @@ async def test_client_of_anthropic_gets_lists_and_errors_in_its_form_on_shared_p
     assert raised.value.body["type"] == "error"
 
 
-async def test_body_that_is_declared_as_not_compressed_is_read(tmp_path: Path) -> None:
+async def test_body_that_is_declared_as_not_compressed_or_names_the_model_null_is_read(tmp_path: Path) -> None:
     async with entrance(tmp_path) as made:
         await made.get("/v1/models")
         plain = await made.post("/v1/embeddings", {"model": "qwen3"}, headers={"Content-Encoding": "identity"})
+        without = await made.post("/v1/rerank", {"model": None})
         gzip = await made.post("/v1/embeddings", {"model": "qwen3"}, headers={"Content-Encoding": "identity, gzip"})
 
     assert (plain[0], gzip[0], gzip[1]["error"]["code"]) == (200, 415, "compressed_body")
+    assert (without, made.llama.used) == ((200, {"path": "/v1/rerank", "model": None}), ["qwen3", "None"])
 
 
 async def test_stream_to_a_client_of_http_1_0_ends_with_its_connection(tmp_path: Path) -> None:
@@ -169,6 +174,70 @@ async def test_upload_before_a_job_starts_a_stopped_service_and_needs_no_lease_w
     assert upload.count(b"100 Continue") <= 1
     assert b"HTTP/1.1 404 " in upload
     assert (residency, running) == ("resident", 200)
+
+
+@contextlib.asynccontextmanager
+async def raw_service(port: int, answer: bytes) -> AsyncIterator[None]:
+    """A server that gives the same answer to every request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port, reuse_address=True)
+    async with server:
+        yield
+
+
+@pytest.mark.skipif(
+    "max_headers" not in inspect.signature(aiohttp.ClientSession).parameters, reason="needs aiohttp 3.14"
+)
+async def test_long_heads_of_a_service_pass_as_to_a_browser(tmp_path: Path) -> None:
+    cookies = b"".join(b"Set-Cookie: c%d=%s\r\n" % (number, b"x" * 200) for number in range(200))
+    policy = b"Content-Security-Policy: " + b"a" * 20_000 + b"\r\n"
+    async with front(tmp_path, COMFYUI) as made:
+        await made.service.stop()
+        async with raw_service(
+            made.service.port, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + cookies + policy + b"\r\nok"
+        ):
+            request = b"GET /queue HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            answer = await exchange(("127.0.0.1", made.gateway.ports["fake"]), request)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"Set-Cookie: ") == 200
+    assert policy in answer
+    assert answer.endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_switch_to_another_protocol_that_no_client_asked_for_is_an_invalid_answer(
+    tmp_path: Path, method: bytes
+) -> None:
+    async with front(tmp_path, COMFYUI) as made:
+        await made.service.stop()
+        switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tls\r\n\r\n"
+        async with raw_service(made.service.port, switch):
+            request = method + b" /queue HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            answer = await exchange(("127.0.0.1", made.gateway.ports["fake"]), request)
+
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b"The service did not answer in valid HTTP." in answer
+
+
+async def test_request_that_waited_too_long_may_be_repeated_after_some_seconds(tmp_path: Path) -> None:
+    async with front(tmp_path, keys="wait_sec = 1") as made:
+        # The next load is expected to take as long as this one, which takes no time.
+        async with made.session.post(f"{made.url}/work", data=b"{}") as answer:
+            assert answer.status == 200
+        lease = await made.block()
+        async with made.session.post(f"{made.url}/work", data=b"{}") as answer:
+            refused = answer.status, int(answer.headers["Retry-After"])
+        await made.control.release(lease)
+
+    assert refused == (503, 5)
 
 
 async def test_protocols_of_a_websocket_are_not_logged(tmp_path: Path) -> None:
