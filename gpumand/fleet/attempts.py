@@ -56,17 +56,23 @@ class Attempt:
         deadline: until when it may wait, see ``now``.
         refusals: the last answer of each host that refused, by machine id, in the order of the answers.
         corrections: how often it was placed again because the table was old.
+        old_rows: orders of rows that show the consumer loaded although their hosts deny it, by machine id.
     """
 
     call: AcquireCall
     deadline: float
     refusals: dict[str, GpumandError] = field(default_factory=dict)
     corrections: int = 0
+    old_rows: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def refused(self, machine_id: str, error: GpumandError) -> None:
         """Note the refusal of a host."""
         self.refusals.pop(machine_id, None)  # the order is that of the last answers
         self.refusals[machine_id] = error
+
+    def is_row_old(self, row: HostRow) -> bool:
+        """Whether a host has denied what this row of it shows."""
+        return self.old_rows.get(row.machine_id) == row.order
 
     @property
     def may_wait(self) -> bool:

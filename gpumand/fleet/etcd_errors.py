@@ -24,6 +24,7 @@ UNAUTHENTICATED = 16
 _LOGIN_HELPS = ("user name is empty", "auth store is old", "invalid auth token")
 _REFUSALS = ("authentication failed", "permission denied", "user name not found", "user name is empty")
 _COMMON_NAME = "CommonName of client"
+_NO_SPACE = "database space exceeded"
 
 
 class EtcdError(Exception):
@@ -52,8 +53,9 @@ class EtcdError(Exception):
 
     @property
     def is_final(self) -> bool:
-        """Whether etcd decided about the request, so that the same request has the same answer."""
-        return self.code in (INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, OUT_OF_RANGE)
+        """Whether the same request has the same answer: etcd decided about it, or takes no writes at all for now."""
+        known = (INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION, OUT_OF_RANGE)
+        return self.code in known or _NO_SPACE in self.message
 
     @property
     def was_not_carried_out(self) -> bool:
@@ -81,6 +83,11 @@ def as_store_error(error: EtcdError, what: str) -> StoreError:
         )
     if error.is_refusal:
         return Denied(f"etcd refuses {what}: {error.message}. Check user, password and role of this host in etcd.")
+    if _NO_SPACE in error.message:
+        return StoreUnavailable(
+            f"etcd refuses {what}: its database has reached its quota (alarm NOSPACE), so that it takes no writes. "
+            "Compact and defragment it, then end the alarm: etcdctl compact, etcdctl defrag, etcdctl alarm disarm."
+        )
     return StoreUnavailable(f"etcd failed at {what}: {error.message}")
 
 

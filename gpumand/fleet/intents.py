@@ -115,8 +115,12 @@ class Intents:
         self._are_possible = are_possible
         self._background = BackgroundTasks()
 
-    async def permit(self, candidate: Candidate) -> Permit:
+    async def permit(self, candidate: Candidate, *, is_row_old: bool = False) -> Permit:
         """Get what is needed to send a request to a host: nothing but the row's revision for a loaded consumer.
+
+        Args:
+            candidate: the host.
+            is_row_old: the host has said that the consumer is not loaded, whatever its row shows.
 
         Raises:
             Elsewhere: another router loads the consumer on another host.
@@ -124,7 +128,7 @@ class Intents:
         known = self._table.rows.get(candidate.row.machine_id)
         if not self._are_possible:
             return Permit(Basis.NONE)
-        if candidate.consumer.residency in PRESENT and known is not None:
+        if candidate.consumer.residency in PRESENT and known is not None and not is_row_old:
             return Permit(Basis.RESIDENT, known.revision)
         if self._table.interruption:
             return Permit(Basis.NONE, degraded=self._table.interruption)
@@ -195,7 +199,11 @@ class Intents:
 
     def _shows(self, candidate: Candidate) -> bool:
         known = self._table.rows.get(candidate.row.machine_id)
-        return known is None or _is_present(known.row.consumers.get(candidate.name))
+        if known is None:
+            return True
+        # A row that was old when the intent was made may show the consumer as it was before.
+        is_newer = known.row.order != candidate.row.order
+        return is_newer and _is_present(known.row.consumers.get(candidate.name))
 
     async def _release(self, key: str, value: str) -> None:
         try:

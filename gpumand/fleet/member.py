@@ -56,6 +56,11 @@ class Member:
         self._ttl_sec = 0.0
 
     @property
+    def problem(self) -> str:
+        """Why other hosts may not know the state of this host, for people; "" = they know it."""
+        return self.reason or self._publisher.problem
+
+    @property
     def row(self) -> HostRow:
         """The newest row of this host, which other hosts may poll."""
         return self._publisher.row

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 
 from gpumand.fleet.clock import Clock
 from gpumand.fleet.row_json import encode_host
 from gpumand.fleet.rows import HostRow
-from gpumand.fleet.store import FleetStore, StoreUnavailable, UnknownOutcome
+from gpumand.fleet.store import FleetStore, StoreError, StoreUnavailable, UnknownOutcome
 
 MIN_INTERVAL_SEC = 0.2
 """Least time between two rows of up to 4 KB. A larger row waits longer, so that a host writes at most 20 KB/s."""
@@ -19,6 +20,9 @@ RETRY_SEC = 1.0
 """Delay after a write that failed."""
 
 
+log = logging.getLogger(__name__)
+
+
 class RowPublisher:
     """Writes the newest row of a host; rows that were replaced before they could be written are never written.
 
@@ -26,9 +30,13 @@ class RowPublisher:
         store: the store.
         clock: source of time.
         row: the first row.
+
+    Attributes:
+        problem: why the row in the store is old; "" while it is not. Renewals can succeed all the same.
     """
 
     def __init__(self, store: FleetStore, clock: Clock, row: HostRow) -> None:
+        self.problem = ""
         self._store = store
         self._clock = clock
         self._row = row
@@ -70,9 +78,19 @@ class RowPublisher:
         self._earliest = self._clock.boottime() + interval_sec(row)
         try:
             await self._store.update(row)
-        except (StoreUnavailable, UnknownOutcome):
+        except (StoreUnavailable, UnknownOutcome) as error:
+            self._failed(error)
             self._earliest = self._clock.boottime() + RETRY_SEC
             self._changed.set()
+        else:
+            if self.problem:
+                log.info("the row of this host in the store is current again")
+            self.problem = ""
+
+    def _failed(self, error: StoreError) -> None:
+        if not self.problem:
+            log.warning("the row of this host in the store is old: %s", error)
+        self.problem = str(error)
 
 
 def interval_sec(row: HostRow) -> float:

@@ -188,6 +188,7 @@ class Router:
             return await self._again(attempt, machine_id, error.seen)
         except NotResident as error:
             attempt.refused(machine_id, error)
+            attempt.old_rows[machine_id] = candidate.row.order
             return await self._again(attempt, machine_id, 0)
         except HostLost as error:
             self._table.note_lost(machine_id, error.message)
@@ -200,7 +201,7 @@ class Router:
         return lease
 
     async def _acquire_there(self, attempt: Attempt, candidate: Candidate, wait_sec: float) -> PlacedLease:
-        permit = await self._intents.permit(candidate)
+        permit = await self._intents.permit(candidate, is_row_old=attempt.is_row_old(candidate.row))
         sent = self._sent(attempt.call, permit.basis, permit.revision, max(0.0, wait_sec))
         try:
             lease = await self._host(candidate.row).acquire(sent)

@@ -214,7 +214,7 @@ class FleetService:
     def store_state(self) -> dict[str, Any]:
         """The state of the store in words, for the local API."""
         kind = "etcd" if self._has_claims else "static"
-        return {"fleet": self.config.fleet, "store": kind, "member": str(self.member.state), "why": self.member.reason}
+        return {"fleet": self.config.fleet, "store": kind, "member": str(self.member.state), "why": self.member.problem}
 
     async def set_drain(self, drain: bool) -> bool:
         """Take this host out of the placement, or bring it back; return whether that lasts over a restart.

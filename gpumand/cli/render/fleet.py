@@ -90,10 +90,13 @@ def _head(fleet: Entry, hosts: Sequence[Entry], theme: Theme) -> list[Text]:
     words.append(count(sum(map(_leases, consumers)), "lease"))
     waiting = sum(number(_row(one), "queue") for one in known)
     words += [f"{waiting} waiting"] if waiting else []
-    line = Text.assemble((theme.dot, "yellow" if degraded or up < len(hosts) else "green"), " fleet: ")
+    why = text(fleet, "why", MAX_MESSAGE)
+    line = Text.assemble((theme.dot, "yellow" if degraded or why or up < len(hosts) else "green"), " fleet: ")
     lines = [line + Text(", ".join(words))]
     if degraded:
         lines += wrapped(f"degraded: {degraded}", theme, rest="    ", style="bold yellow")
+    if why and why != degraded:
+        lines += wrapped(f"this host: {why}", theme, rest="    ", style="bold yellow")
     return lines
 
 

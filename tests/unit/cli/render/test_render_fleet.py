@@ -51,3 +51,10 @@ def test_what_a_lost_host_last_had_is_not_counted() -> None:
 
 def test_lease_of_another_host_cannot_change_the_screen() -> None:
     assert "\x1b" not in shown(host("gpu2", lease(via="\x1b[2J", reason="\x1b[31mred", owner="\x1b]0;x\x07")))
+
+
+def test_reason_why_other_hosts_do_not_know_this_one_is_shown() -> None:
+    fleet = {"hosts": [host("gpu1")], "why": "etcd refuses a write: alarm NOSPACE"}
+    assert "this host: etcd refuses a write: alarm NOSPACE" in paint(fleet_lines(fleet, PLAIN, NOW), PLAIN)
+    both = fleet | {"degraded": fleet["why"]}
+    assert "this host" not in paint(fleet_lines(both, PLAIN, NOW), PLAIN), "it is not said twice"
