@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
-_NAMES = (
-    # jobs
-    *("cron", "crond", "cronie", "fcron", "anacron", "atd", "slurmd", "pbs*", "run-parts*"),
-    # logins and desktops; without pam_systemd, all processes of a login stay in the unit of the server
-    *("ssh", "ssh@*", "sshd", "sshd@*", "dropbear*", "getty@*", "serial-getty@*", "console-getty", "tmux*", "screen*"),
-    *("display-manager", "gdm*", "lightdm", "sddm", "greetd", "xrdp*", "user@*", "rc-local", "cloud-final"),
-    # supervisors of several programs
-    *("supervisor", "supervisord", "pm2-*", "pm2", "circus*", "monit", "runit", "runsvdir*", "s6*", "snapd"),
-    # terminals and notebooks in the browser
-    *("jupyter*", "code-server*", "openvscode-server*", "rstudio-server", "cockpit*", "ttyd*", "wetty*", "webmin"),
-    # engines of containers whose containers were not recognised
-    *("docker", "containerd", "podman", "crio", "k3s*", "kubelet", "lxc*", "nomad*"),
-)
+_BY_KIND = {
+    "jobs": "cron crond cronie fcron anacron atd slurmd",
+    # Without pam_systemd, all processes of a login stay in the unit of the server.
+    "logins": "ssh ssh@* sshd sshd@* dropbear* getty@* serial-getty@* console-getty tmux tmux@* screen screen@*",
+    "desktops and boot": "display-manager gdm* lightdm sddm greetd xrdp* user@* rc-local cloud-final",
+    "supervisors": "supervisor supervisord pm2 pm2-* circus circusd monit runit runsvdir* s6-svscan snapd",
+    "notebooks": "jupyter* code-server* openvscode-server* rstudio-server cockpit* ttyd* wetty* webmin",
+    # Their containers are consumers of their own, if they were recognised.
+    "engines of containers": "docker containerd podman crio k3s k3s-agent kubelet lxc lxc@* nomad",
+}
+_NAMES = tuple(name for names in _BY_KIND.values() for name in names.split())
 
 
 def starts_other_programs(unit: str) -> bool:

@@ -54,7 +54,7 @@ def test_stopping_the_unit_of_many_programs_is_never_proposed(unit: str) -> None
     assert f'unit = "{unit}"' not in text
 
 
-@pytest.mark.parametrize("unit", ["cron-ollama.service", "sshfs.service", "session-7.scope", "", "ollama.service"])
+@pytest.mark.parametrize("unit", ["cron-ollama.service", "tmux-sd.service", "sshfs.service", "session-7.scope", ""])
 def test_other_units_are_the_services_themselves(unit: str) -> None:
     assert not starts_other_programs(unit)
 
