@@ -123,7 +123,8 @@ def degraded(facts: Facts) -> Iterator[Finding]:
     error = facts.status["degraded"] if facts.status else ""
     is_known = bool(facts.driver and facts.driver.error and error.startswith(facts.driver.error))
     if error and not is_known:
-        yield problem(f"gpumand is degraded: {error}", effect_of(error, facts), _fix_of(error, facts))
+        effect = effect_of(error, facts)
+        yield problem(f"gpumand is degraded: {error}", "" if effect in error else effect, _fix_of(error, facts))
 
 
 def _fix_of(error: str, facts: Facts) -> str:

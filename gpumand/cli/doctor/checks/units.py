@@ -8,6 +8,7 @@ from gpumand.cli.doctor.facts import Facts, UnitFacts
 from gpumand.cli.doctor.finding import Finding, note, problem, unchecked, warning
 from gpumand.cli.render.format import count, join_names, mib, plural
 from gpumand.config.toml_writer import toml_key, toml_string
+from gpumand.discovery.launcher_units import starts_other_programs
 from gpumand.domain.consumer import UNKNOWN_MIB
 
 RESTARTING = ("always", "on-success")
@@ -59,6 +60,12 @@ def names(facts: Facts) -> Iterator[Finding]:
                 f"{name}: {unit.name} is an alias of {unit.id}",
                 "systemd asks polkit about the primary name, which no consumer has, and polkit refuses",
                 f"[consumers.{toml_key(name)}] unit = {toml_string(unit.id)}",
+            )
+        elif starts_other_programs(unit.name):
+            yield warning(
+                f"{name}: {unit.name} starts other programs too",
+                "an eviction that stops the unit ends all of them, and their memory counts for this consumer",
+                f"write a unit for the server alone, and name it at [consumers.{toml_key(name)}] unit",
             )
         elif not unit.fragment_path and facts.is_system:
             why = "gpumand may stop it but not start it: starting units without files could run any command"
