@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from gpumand.arbiter.deferred_unloads import POLL_SEC, DeferredUnload, GivesWay, has_begun, never_gives_way
@@ -218,18 +218,12 @@ class Actions:
             await self._state.sample(self._concerned_devices(check))
             now = self._current_samples(check)
             freed_mib = check.freed_mib(now)
-            if report.method in STOPPING and check.proves_nothing(now):
-                # The processes have ended, as the service manager or the engine confirms, and that frees their memory.
-                return replace(report, freed_mib=0, verified=False)
-            if freed_mib is not None and (check.settled(now) or (freed_mib > 0 and is_enough_free())):
-                return replace(report, freed_mib=freed_mib)
             if freed_mib != last_mib:
                 last_mib, since = freed_mib, clock.monotonic()
             has_rested = clock.monotonic() - since >= RESIDUAL_REST_SEC
-            if freed_mib is not None and has_rested and check.is_open and self._is_proof(report, freed_mib):
-                return replace(report, freed_mib=freed_mib, verified=freed_mib > SLACK_MIB)
-            if freed_mib is not None and has_rested and self._is_residual(report, check):
-                return replace(report, freed_mib=freed_mib)
+            done = self._success(report, check, now, is_enough_free, has_rested=has_rested)
+            if done is not None:
+                return done
             is_late = clock.monotonic() >= deadline
             jobs = await unload.jobs_in_the_way(freed_mib, is_late=is_late)
             if jobs or (
@@ -242,6 +236,28 @@ class Actions:
                     return ended
             waited_sec = round(clock.monotonic() - began) if is_late else waited_sec
             await clock.sleep(POLL_SEC if is_late else FREED_POLL_SEC)
+
+    def _success(
+        self,
+        report: EvictionReport,
+        check: MultiDeviceEvictionCheck,
+        now: Mapping[int, Sample],
+        is_enough_free: Callable[[], bool],
+        *,
+        has_rested: bool,
+    ) -> EvictionReport | None:
+        """The report of an eviction that has succeeded by these samples; None while they do not show it."""
+        freed_mib = check.freed_mib(now)
+        if report.method in STOPPING and check.proves_nothing(now):
+            # The processes have ended, as the service manager or the engine confirms, and that frees their memory.
+            return replace(report, freed_mib=0, verified=False)
+        if freed_mib is None:
+            return None
+        if check.settled(now) or (freed_mib > 0 and is_enough_free()):
+            return replace(report, freed_mib=freed_mib)
+        if has_rested and check.is_open and self._is_proof(report, freed_mib):
+            return replace(report, freed_mib=freed_mib, verified=freed_mib > SLACK_MIB)
+        return replace(report, freed_mib=freed_mib) if has_rested and self._is_residual(report, check) else None
 
     async def _given_up(
         self,

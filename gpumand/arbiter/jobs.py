@@ -154,16 +154,7 @@ class Jobs:
                 return 0
             return await self._busy_probes.jobs_behind_unload(victim.consumer)
 
-        victim_state = self._state.consumer(victim.consumer)
-        # All methods are tried in order if the plan starts with the first one. Otherwise only the planned one: a
-        # victim that must not be parked (host RAM has no room) must not be parked as a second attempt either.
-        may_fall_back = victim.method == victim_state.usable_methods[0] and (
-            victim.parks or not victim_state.spec.parks
-        )
-        method = "" if may_fall_back else victim.method
-        device = format_devices(self._state.view().devices_of(victim_state) or place)
-        report = EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
-        enough = partial(self._has_enough_free, place, consumer)
+        report, enough = self._new_report(victim, place, consumer), partial(self._has_enough_free, place, consumer)
         report = await self.evict(report, enough, why_not_now, gives_way=gives_way)
         if entry.waiting_for.startswith(FREEING):
             entry.wait_for(FREEING)
@@ -174,6 +165,16 @@ class Jobs:
         elif not busy_reason and self._state.consumer(victim.consumer).residency is not Residency.UNLOADING:
             # A busy victim has not failed and can be evicted when it is idle, and one that still stops is waited for.
             entry.evict_failed.add(victim.consumer)
+
+    def _new_report(self, victim: PlannedEviction, place: Devices, consumer: str) -> EvictionReport:
+        """The report with which an eviction for a consumer begins."""
+        state = self._state.consumer(victim.consumer)
+        # All methods are tried in order if the plan starts with the first one. Otherwise only the planned one: a
+        # victim that must not be parked (host RAM has no room) must not be parked as a second attempt either.
+        may_fall_back = victim.method == state.usable_methods[0] and (victim.parks or not state.spec.parks)
+        method = "" if may_fall_back else victim.method
+        device = format_devices(self._state.view().devices_of(state) or place)
+        return EvictionReport(victim.consumer, device, 0, method, trigger=public_trigger(consumer), why=victim.why)
 
     def _other_plan_suffices(self, victim: str, place: Devices, entry: WaitingRequest) -> bool:
         view = self._state.view(frozenset(entry.evict_failed))
@@ -226,6 +227,11 @@ class Jobs:
         if not report.error and self._state.consumer(report.consumer).claimed_at == claimed_at:
             # It loads nothing any more for its last request. A newer reservation is for a unit that started again.
             self._state.ledger.end_claim(report.consumer)
+        self._report_eviction(report)
+        return report
+
+    def _report_eviction(self, report: EvictionReport) -> None:
+        """Log, count and announce an eviction that has ended."""
         if report.deferred_by:
             self._busy_probes.note_deferred(report.consumer, report.deferred_by)
             log.info("%s: %s. Another plan is made: it counts as busy", report.consumer, report.error)
@@ -242,7 +248,6 @@ class Jobs:
             # It held no VRAM, as a reading confirms, and its service still runs: this does not count as an eviction.
             log.info("unloaded %s by %s, which freed no VRAM: %s", report.consumer, report.method, report.why)
             self._announce(None)
-        return report
 
     def _announce(self, event: EvictionOccurred | EvictionFailed | None) -> None:
         """Publish the new state before the event, so that clients that react to the event read the new state."""

@@ -24,7 +24,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from gpumand.client import errors
-from gpumand.client.errors import *  # noqa: F403
+from gpumand.client.errors import *  # noqa: F403 - each error of that module is a part of the interface
 
 if TYPE_CHECKING:
     from gpumand.client.client import Client

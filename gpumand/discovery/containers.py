@@ -165,5 +165,6 @@ def _client_units(
     """Id of a container -> the service whose container client started it."""
     units = {one.cgroup.unit for one in evidence.clients if one.cgroup.unit.endswith(".service")}
     rules = LocatorRules(units={unit: (unit,) for unit in units})
-    with_id = {key: places[pids[0]] for key, pids in by_key.items() if places[pids[0]].cgroup.container.id}  # type: ignore[union-attr]
+    first = {key: places[pids[0]] for key, pids in by_key.items()}
+    with_id = {key: one for key, one in first.items() if one.cgroup.container and one.cgroup.container.id}
     return link(rules, with_id, evidence, {state.name: state for state in states})

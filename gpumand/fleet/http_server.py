@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> bool | None:
-        return self._protocol.eof_received()  # type: ignore[func-returns-value]
+        return self._protocol.eof_received()  # type: ignore[func-returns-value]  # None, as asyncio allows
 
     def pause_writing(self) -> None:
         self._protocol.pause_writing()

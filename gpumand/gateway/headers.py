@@ -127,9 +127,8 @@ def response_headers(raw: RawHeaders, client: Origin, upstream_origin: str) -> C
         lower = name.lower()
         if lower in dropped or lower.startswith(WEBSOCKET_PREFIX):
             continue
-        if lower == "location" and client.host and _origin_of(value) == upstream_origin.lower():
-            value = _with_origin(value, f"{client.scheme}://{client.host}")  # noqa: PLW2901
-        kept.add(name, value)
+        names_upstream = lower == "location" and client.host and _origin_of(value) == upstream_origin.lower()
+        kept.add(name, _with_origin(value, f"{client.scheme}://{client.host}") if names_upstream else value)
     kept.add("Via", VIA)
     # Otherwise aiohttp would add one that names its version.
     kept.setdefault("Server", "gpumand")

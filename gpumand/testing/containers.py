@@ -65,7 +65,7 @@ class FakeContainers:
     def become(self, name: str, **changes: object) -> None:
         """Change fields of the state of a container."""
         index = self._index(name)
-        self.states[index] = replace(self.states[index], **changes)  # type: ignore[arg-type]
+        self.states[index] = replace(self.states[index], **changes)  # type: ignore[arg-type]  # fields by name
 
     async def _move(self, name: str, verb: str, failure: ContainerFailed | None, *, running: bool) -> None:
         self.calls.append((verb, name))

@@ -251,7 +251,7 @@ class Binding:
     def _explained(self, code: int) -> str:
         """NVML's text for a return code; "" if it has none."""
         with contextlib.suppress(AttributeError):
-            explain = getattr(self._library, "nvmlErrorString")  # noqa: B009
+            explain = getattr(self._library, "nvmlErrorString")  # noqa: B009 - there may be no library yet
             explain.argtypes, explain.restype = [c_int], c_char_p
             return (explain(code) or b"").decode("utf-8", "replace")
         return ""
