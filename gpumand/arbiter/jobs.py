@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -16,12 +16,12 @@ from gpumand.arbiter.loading_unit import LoadingUnit
 from gpumand.arbiter.partial_loads import note_partial_load
 from gpumand.arbiter.state import ArbiterState
 from gpumand.arbiter.waiting_request import WaitingRequest
-from gpumand.domain import budget, busyness, parking, shared_units, victims
+from gpumand.domain import budget, busyness, parking, rival_growth, shared_units, victims
 from gpumand.domain.backoff import backoff_sec
 from gpumand.domain.consumer import STOPPING, EvictionMethod
 from gpumand.domain.decision import Decision
 from gpumand.domain.deferred_unloads import other_plan_suffices
-from gpumand.domain.device import Devices, format_devices
+from gpumand.domain.device import Devices, Sample, format_devices
 from gpumand.domain.errors import GpumandError, LoadFailed
 from gpumand.domain.events import EvictionFailed, EvictionOccurred, EvictionReport, LoadFinished
 from gpumand.domain.planning import decide_within_job
@@ -30,7 +30,7 @@ from gpumand.domain.reservation import public_trigger
 from gpumand.domain.residency_states import Residency
 from gpumand.domain.turns import begin_turn
 from gpumand.domain.view import Job, View
-from gpumand.domain.wording import describe_devices
+from gpumand.domain.wording import LAST_LINES, describe_devices
 from gpumand.ports import ConsumerRoutes, Store, UnitManager
 
 log = logging.getLogger(__name__)
@@ -296,6 +296,7 @@ class Jobs:
 
     async def _load_one(self, name: str, place: Devices) -> None:
         spec, began = self._state.consumer(name).spec, self._state.clock.monotonic()
+        before = dict(self._state.ledger.devices)
         self._state.ledger.update(name, devices=place, external_load=False)
         self._state.ledger.reset_baseline(name)
         self._state.set_residency(name, Residency.LOADING, error="")
@@ -310,8 +311,13 @@ class Jobs:
             self._record_broken_off(name, place, began, broken_off, is_stopped=attempt.unit.stopped)
             raise
         except LoadFailed as failed:
-            await self._record_failure(name, place, began, failed)
-            raise
+            # A new reading first, so that no decision after the failure uses memory values from before it.
+            await self._state.sample()
+            explained = self._explained(failed, before, name, place)
+            await self._record_failure(name, place, began, explained)
+            if explained is failed:
+                raise
+            raise explained from failed
         else:
             await self._record_success(name, place, began, started=started, sleeps=attempt.sleeps)
         finally:
@@ -361,10 +367,16 @@ class Jobs:
         duration_usec = int((self._state.clock.monotonic() - began) * 1e6)
         self._state.publish(LoadFinished(name, format_devices(place), duration_usec, broken_off.message))
 
+    def _explained(self, failed: LoadFailed, before: Mapping[int, Sample], name: str, place: Devices) -> LoadFailed:
+        """The error of a failed load, with what others took of its memory meanwhile."""
+        consumer = self._state.consumer(name)
+        needed_mib = consumer.footprint_mib if consumer.footprint_known else 0
+        taken = rival_growth.describe(before, self._state.ledger.devices, name, place, needed_mib)
+        reason, separator, log_lines = failed.message.partition(LAST_LINES)
+        return LoadFailed(f"{reason}. {taken}{separator}{log_lines}") if taken else failed
+
     async def _record_failure(self, name: str, place: Devices, began: float, failed: LoadFailed) -> None:
         """Record a failed load; the next attempt is delayed by a backoff that grows with each failure."""
-        # A new reading first, so that no decision after the failure uses memory values from before it.
-        await self._state.sample()
         failures = self._state.consumer(name).failures + 1
         attempts = "attempt" if failures == 1 else "attempts"
         now = self._state.clock.monotonic()
