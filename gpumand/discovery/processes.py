@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 MAX_COMMAND = 4096
 """Maximum number of bytes that are read of a command line."""
+
+SCRIPTS = (b".py", b".sh")
+"""Endings of scripts that interpreters run."""
+
+MAX_WORDS = 8
+"""Words of a command line among which the script is, after the interpreter and its options."""
 
 MAX_ANCESTORS = 64
 """Maximum number of parents of a process that are followed."""
@@ -18,15 +25,28 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
 def command_line(pid: int, proc: Path = Path("/proc")) -> str:
     """The command line of a process, words joined by blanks; "" when it cannot be read.
 
-    Unprintable characters become "?", and a long command line is cut.
+    Unprintable characters become "?", and a long command line is cut. A script gets its folder, as far as that can be
+    read: "python main.py" names no program, and the folder does.
     """
     try:
         with (proc / str(pid) / "cmdline").open("rb") as file:
-            raw = file.read(MAX_COMMAND)
+            words = file.read(MAX_COMMAND).rstrip(b"\0").split(b"\0")
     except OSError:
         return ""
-    text = raw.replace(b"\0", b" ").decode(errors="replace").strip()
-    return "".join(char if char.isprintable() else "?" for char in text)
+    text = b" ".join(_with_folder(words, proc / str(pid) / "cwd")).decode(errors="replace").strip()
+    return "".join(char if char.isprintable() else "?" for char in text)[:MAX_COMMAND]
+
+
+def _with_folder(words: list[bytes], folder: Path) -> list[bytes]:
+    """The words, the first of which that is a script by its folder if it is not written with one."""
+    script = next((index for index, word in enumerate(words[:MAX_WORDS]) if word.endswith(SCRIPTS)), None)
+    if script is None or words[script].startswith((b"/", b"-")):
+        return words
+    try:
+        place = os.path.join(os.readlink(os.fsencode(folder)), words[script].removeprefix(b"./"))
+    except OSError:
+        return words
+    return [*words[:script], place, *words[script + 1 :]]
 
 
 def ancestors(pid: int, proc: Path = Path("/proc")) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from gpumand.discovery.found_place import short_place
 from gpumand.discovery.host import Host, Listener, Process
 from gpumand.discovery.launcher_units import starts_other_programs
 from gpumand.discovery.matching import find_candidates
-from gpumand.discovery.processes import ancestors
+from gpumand.discovery.processes import ancestors, command_line
 from gpumand.discovery.starter_config import starting_configuration
 
 PRESETS = [preset(name) for name in preset_names()]
@@ -104,3 +104,30 @@ def test_setup_says_where_a_service_runs(unit: str, expected: str) -> None:
     host = Host({unit: ""}, {7: Process(7, "python3", "python3 ComfyUI/main.py", unit)})
     (found,) = find_candidates(host, PRESETS)
     assert short_place(found) == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "folder", "expected"),
+    [
+        ("python3 main.py --listen", "/home/alice/ComfyUI", "python3 /home/alice/ComfyUI/main.py --listen"),
+        ("venv/bin/python -s ./launch.py", "/opt/webui", "venv/bin/python -s /opt/webui/launch.py"),
+        ("python3 /srv/x/main.py other.py", "/home/alice/ComfyUI", "python3 /srv/x/main.py other.py"),
+        ("ollama serve", "/home/alice/ComfyUI", "ollama serve"),
+        ("python3 main.py", "", "python3 main.py"),
+        ("", "/opt", ""),
+    ],
+)
+def test_a_script_is_named_with_its_folder(command: str, folder: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_text("".join(f"{word}\0" for word in command.split()))
+    if folder:
+        (tmp_path / "7/cwd").symlink_to(folder)
+    assert command_line(7, tmp_path) == expected
+
+
+def test_a_server_that_was_started_in_its_folder_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_text("python\0main.py\0")
+    (tmp_path / "7/cwd").symlink_to("/home/alice/ComfyUI")
+    text = generated(Process(7, "python", command_line(7, tmp_path), "art.service", is_main=True, used_mib={0: 7000}))
+    assert consumers(text) == {"comfyui": {"preset": "comfyui", "unit": "art.service", "vram_resident_mib": 7000}}
