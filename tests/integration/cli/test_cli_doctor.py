@@ -230,6 +230,6 @@ async def test_driver_faults_are_read_through_nvml(ctl: Ctl, tmp_path: Path) -> 
 def activating_bus(folder: Path, services: Path) -> PrivateBus:
     """A bus that starts services from this folder."""
     config = folder / "bus.conf"
-    text = ALLOW_EVERYTHING.format(kind="session", folder=folder)
+    text = ALLOW_EVERYTHING.format(kind="session", folder=folder, limits="")
     config.write_text(text.replace("</busconfig>", f"<servicedir>{services}</servicedir></busconfig>"))
     return PrivateBus(config)
