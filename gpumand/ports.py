@@ -179,6 +179,17 @@ class UnitManager(Protocol):
     async def state(self, unit: str) -> UnitState:
         """Current state of a unit. Raises UnitFailed with reason "unavailable" where systemd does not answer."""
 
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
+        """Report the current state of each of many units, and return why the others are unknown.
+
+        Args:
+            units: names of units.
+            report: called once for each known state, before a newer one can be announced. The result, the run and the
+                restarts of a unit that is inactive and has no job may be missing.
+        """
+
     async def start(self, unit: str, timeout_sec: float) -> None:
         """Start a unit, wait for the job, and check ActiveState. Raises UnitFailed."""
 

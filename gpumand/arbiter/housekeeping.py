@@ -157,7 +157,9 @@ class Housekeeping:
     async def _refresh_units(self) -> None:
         names = {spec.service for spec in self._state.settings.consumers.values() if spec.service}
         names |= self._arbiter.leases.leased_units()
-        await asyncio.gather(*(self._refresh_unit(name) for name in names))
+        failures = await self._units.report_states(names, self._arbiter.record_unit)
+        for name, failed in failures.items():
+            log.info("unit %s: %s", name, failed)
 
     async def _refresh_unit(self, name: str) -> None:
         try:

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Any, cast
 
 from dbus_fast import Message, MessageFlag, MessageType
@@ -84,7 +84,7 @@ class BusConnection:
         self._calls = CallServer(self._send, self._send_reply)
         self._signals = SignalRouter(self._call_bus_with_text, self._call_bus_no_reply)
         bus.add_message_handler(self._on_message)
-        Inlet.install(bus, self._on_oversized)
+        self._inlet = Inlet.install(bus, self._on_oversized)
         self._watcher = asyncio.ensure_future(self._watch())
 
     @classmethod
@@ -187,6 +187,15 @@ class BusConnection:
         """
         rule = MatchRule(sender, path, path_namespace, interface, member, arg0)
         return await self._signals.subscribe(rule, callback)
+
+    def drop_signals(self, path_prefix: str, except_from: Container[str]) -> None:
+        """Drop signals of many objects before they are parsed, in place of what was dropped so far.
+
+        Args:
+            path_prefix: what the object paths begin with; "" drops nothing.
+            except_from: the object paths whose signals are delivered, at the time of each signal.
+        """
+        self._inlet.drop_signals(path_prefix, except_from)
 
     def serve(self, handler: Handler) -> None:
         """Answer every method call with ``handler``, except calls to org.freedesktop.DBus.Peer.

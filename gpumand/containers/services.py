@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -88,6 +88,19 @@ class UnitsAndContainers:
                 return UnitState(unit, UnitActivity.INACTIVE, "not-found")
             raise _unit_failed(failed) from failed
 
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
+        """Report the current state of each unit and container; returns why the others are unknown."""
+        services = sorted(set(units))
+        containers = [one for one in services if container_of(one)]
+        of_units, of_containers = await asyncio.gather(
+            self._units.report_states([one for one in services if not container_of(one)], report),
+            asyncio.gather(*(self._report_state(one, report) for one in containers)),
+        )
+        failures = zip(containers, of_containers, strict=True)
+        return {**of_units, **{container: failed for container, failed in failures if failed is not None}}
+
     async def start(self, unit: str, timeout_sec: float) -> None:
         """Start a unit or container. Raises UnitFailed."""
         if not (name := container_of(unit)):
@@ -136,6 +149,13 @@ class UnitsAndContainers:
             self._watching.cancel()
             await asyncio.wait([self._watching])
             self._watching = None
+
+    async def _report_state(self, container: str, report: Callable[[UnitState], None]) -> UnitFailed | None:
+        try:
+            report(await self.state(container))
+        except UnitFailed as failed:
+            return failed
+        return None
 
     async def _watch_containers(self, services: frozenset[str], changed: Callable[[UnitState], None]) -> None:
         if services == self._watched and self._watching is not None and not self._watching.done():

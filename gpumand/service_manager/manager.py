@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from gpumand.bus.names import (
 from gpumand.bus.object_paths import unescape_label
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.ports import UnitFailed
-from gpumand.service_manager.failures import unit_failed
+from gpumand.service_manager.failures import FREEDESKTOP_ERROR, unit_failed
 from gpumand.service_manager.unit_names import is_service, require_unit_name
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,8 @@ REEXEC_GRACE_SEC = 3.0
 RETRY_SEC = 0.2
 MAX_COMMANDS, MAX_WORDS = 16, 256
 """Maximum number of commands of a unit, and of words of each, that are read."""
+MAX_LISTED = 256
+"""Maximum number of units in one call. systemd does nothing else while it loads their files."""
 MANAGER = (SYSTEMD_PATH, SYSTEMD_MANAGER)
 NO_JOB = "/"
 UNIT_PATH_PREFIX = SYSTEMD_PATH + "/unit/"
@@ -59,6 +61,31 @@ class Unit:
     job_path: str
     triggered_by: tuple[str, ...]
     started_usec: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListedUnit:
+    """A row of ListUnitsByNames.
+
+    Attributes:
+        unit: name of the unit.
+        activity: its ActiveState.
+        load_state: its LoadState.
+        path: its object path.
+        job_path: object path of its queued or running job; "/" if there is none.
+    """
+
+    unit: str
+    activity: UnitActivity
+    load_state: str
+    path: str
+    job_path: str
+
+    def state_at_rest(self) -> UnitState | None:
+        """The state of a unit that is inactive and has no job; None for any other, of which more must be read."""
+        if self.activity is not UnitActivity.INACTIVE or self.job_path != NO_JOB:
+            return None
+        return UnitState(self.unit, self.activity, self.load_state)
 
 
 class Systemd1:
@@ -107,6 +134,35 @@ class Systemd1:
             callback=callback,
         )
 
+    async def listen_to_all_units(
+        self, callback: Callable[[Signal], None], wanted_paths: Container[str]
+    ) -> Subscription:
+        """Subscribe to property changes of all units by one match rule. Raises BusError, BusLost.
+
+        Args:
+            callback: called for each change of a wanted unit.
+            wanted_paths: object paths of the units whose changes are wanted, at any time; those of all others are
+                dropped before they are parsed.
+        """
+        self._bus.drop_signals(UNIT_PATH_PREFIX, wanted_paths)
+        try:
+            return await self._bus.subscribe(
+                sender=SYSTEMD,
+                path_namespace=UNIT_PATH_PREFIX.removesuffix("/"),
+                interface=PROPERTIES,
+                member="PropertiesChanged",
+                arg0=SYSTEMD_UNIT,
+                callback=callback,
+            )
+        except BaseException:
+            self._bus.drop_signals("", ())
+            raise
+
+    async def stop_listening_to_all_units(self, subscription: Subscription) -> None:
+        """Undo ``listen_to_all_units``."""
+        await subscription.cancel()
+        self._bus.drop_signals("", ())
+
     async def unit_path(self, unit: str) -> str:
         """Return the object path of a unit; systemd loads the unit if necessary. Raises UnitFailed."""
         require_unit_name(unit)
@@ -125,6 +181,31 @@ class Systemd1:
         # Read the result after the state: read first, the result of a unit that fails in between would be "success".
         result = await self._service_property(path, "Result") if is_service(unit) else ""
         return _unit(unit, path, properties, str(result or ""))
+
+    async def list_units(self, units: Collection[str]) -> dict[str, ListedUnit]:
+        """List units by their names in one call; systemd loads them if necessary.
+
+        A name that is missing in the result must be asked about by itself: it is an alias, or systemd refuses the whole
+        list because of one name (a template without an instance), or does not know the method (before version 230).
+
+        Args:
+            units: names of units, at most MAX_LISTED.
+
+        Raises:
+            UnitFailed: systemd does not answer.
+        """
+        try:
+            answer = await self._call_for_unit(
+                f"{len(units)} units", "ask about", "ListUnitsByNames", "as", (list(units),)
+            )
+        except UnitFailed as error:
+            if error.reason == "unavailable" and not _is_unknown_method(error.__cause__):
+                raise
+            log.debug("systemd cannot list %d units at once: %s", len(units), error)
+            return {}
+        rows = [_listed_unit(row) for row in answer[0]]
+        # An alias is listed by the name of the unit that it stands for.
+        return {row.unit: row for row in rows if row.unit in units}
 
     async def time_limit_sec(self, unit: str, path: str, name: str) -> float | None:
         """Return TimeoutStartUSec or TimeoutStopUSec of a service in seconds; None if it is unlimited or unknown."""
@@ -198,6 +279,16 @@ class Systemd1:
         answer = await self._bus.call(SYSTEMD, path, interface, member, signature, body, timeout_sec=CALL_TIMEOUT_SEC)
         self._was_reachable = True
         return answer
+
+
+def _listed_unit(row: Any) -> ListedUnit:
+    """Parse name, description, LoadState, ActiveState, SubState, followed unit, path, job id, job type and job path."""
+    unit, _, load_state, active_state, _, _, path, _, _, job_path = row
+    return ListedUnit(unit, _activity(active_state), load_state, path, job_path)
+
+
+def _is_unknown_method(error: BaseException | None) -> bool:
+    return isinstance(error, BusError) and error.name == FREEDESKTOP_ERROR + "UnknownMethod"
 
 
 def _unit(unit: str, path: str, properties: dict[str, Any], result: str) -> Unit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from gpumand.service_manager import journal
 from gpumand.service_manager.failures import UNUSABLE_LOAD_STATES, describe_result
 from gpumand.service_manager.jobs import GONE, POLL_SEC, JobWatch
 from gpumand.service_manager.manager import NO_JOB, Systemd1, Unit
+from gpumand.service_manager.state_reports import StateReports
 from gpumand.service_manager.watcher import UnitWatcher
 
 SETTLE_SEC = 0.05
@@ -53,6 +54,7 @@ class SystemdUnits:
         self._poll_sec = poll_sec
         self._settle_sec = settle_sec
         self._watcher = UnitWatcher(self._systemd)
+        self._reports = StateReports(self._systemd, self.state)
         self._subscriptions: list[Subscription] = []
         self._resubscribing: asyncio.Task[None] | None = None
 
@@ -81,6 +83,12 @@ class SystemdUnits:
         found = await self._systemd.read(unit)
         # Read after the run: a restart between the two reads shows as a larger number, and not as a quiet first run.
         return replace(found.state, restarts=await self._systemd.restarts(unit, found.path))
+
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
+        """Report the current state of each unit; returns why the others are unknown (see ``gpumand.ports``)."""
+        return await self._reports.report(units, report)
 
     async def start(self, unit: str, timeout_sec: float) -> None:
         """Start the unit and verify that it is active. Raises UnitFailed."""

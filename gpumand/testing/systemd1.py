@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -43,6 +44,7 @@ from gpumand.testing.systemd1_units import Behaviour, FakeSystemdUnit, Job
 
 TESTING = "org.gpumand1.Testing"
 UNIT_PREFIX = SYSTEMD_PATH + "/unit/"
+UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]{1,249}\.[a-z]+")
 JOB_KINDS = {"StartUnit": "start", "StopUnit": "stop", "RestartUnit": "restart"}
 
 
@@ -106,6 +108,7 @@ class FakeSystemd:
             "LoadUnit": self._load_unit,
             "GetUnitByPID": self._get_unit_by_pid,
             "ListUnits": self._list_units,
+            "ListUnitsByNames": self._list_units_by_names,
             "Configure": self._configure,
             "Reexec": self._start_reexec,
             "Reload": self._reload,
@@ -158,6 +161,15 @@ class FakeSystemd:
     def _list_units(self, call: IncomingCall) -> Reply:
         return Reply("a(ssssssouso)", ([_row(unit) for unit in self._units.values()],))
 
+    def _list_units_by_names(self, call: IncomingCall) -> Reply:
+        """List units in the order of their names, like systemd: no invalid names, aliases by the name of their unit."""
+        names = [name for name in call.body[0] if UNIT_NAME.fullmatch(name)]
+        if template := next((name for name in names if "@." in name), ""):
+            raise Refusal(
+                FREEDESKTOP_ERROR_PREFIX + "InvalidArgs", f"Unit name {template} is missing the instance name."
+            )
+        return Reply("a(ssssssouso)", ([_row(self._unit(name)) for name in names],))
+
     def _configure(self, call: IncomingCall) -> Reply:
         name, changes = call.body
         behaviour = self._behaviours.setdefault(name, Behaviour())
@@ -203,6 +215,8 @@ class FakeSystemd:
         """Return a unit and load it if necessary; like systemd, create an object "not-found" for an unknown unit."""
         if name not in self._units:
             behaviour = self._behaviours.get(name) or Behaviour(load_state="not-found")
+            if behaviour.alias_of:
+                return self._unit(behaviour.alias_of)
             self._units[name] = FakeSystemdUnit(name, behaviour, self._on_changed, self._on_job_new, self._on_job_done)
         return self._units[name]
 

@@ -21,6 +21,7 @@ class Behaviour:
     """Behaviour of a unit; the keys of the units file and of ``org.gpumand1.Testing.Configure``.
 
     Attributes:
+        alias_of: the unit that the name stands for; "" = it is the name of a unit.
         argv: command of the process, which runs in its own session; empty: the unit runs without a process.
         output: file to which the output of the process is appended; "" discards it.
         load_state: "loaded", "masked", "not-found", "bad-setting".
@@ -40,6 +41,7 @@ class Behaviour:
         destructive: jobs are refused, because they would conflict with a queued shutdown.
     """
 
+    alias_of: str = ""
     argv: list[str] = field(default_factory=list)
     output: str = ""
     load_state: str = "loaded"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gpumand.domain.consumer import UnitActivity, UnitState
@@ -95,6 +95,18 @@ class FakeUnits:
         self._require_available()
         fake = self.units.get(unit)
         return UnitState(unit, UnitActivity.INACTIVE, "not-found") if fake is None else fake.state
+
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
+        """Report the state of each unit; returns why the others are unknown."""
+        failures = {}
+        for unit in sorted(set(units)):
+            try:
+                report(await self.state(unit))
+            except UnitFailed as failed:
+                failures[unit] = failed
+        return failures
 
     async def start(self, unit: str, timeout_sec: float) -> None:
         """Start a unit; takes its start delay."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from gpumand.bus.connection import BusConnection, Signal
 from gpumand.bus.names import BUS_NAME
 from gpumand.bus.service import ManagerService
 from gpumand.domain.consumer import UnitActivity, UnitState
+from gpumand.ports import UnitFailed
 from tests.integration.bus.private_bus import PolicyBus, policy_bus
 from tests.scripted_arbiter import ScriptedArbiter
 from tests.scripted_user_names import ScriptedUserNames
@@ -40,6 +41,11 @@ class ScriptedUnits:
     async def state(self, unit: str) -> UnitState:
         await self.answering.wait()
         return UnitState(unit, self.activity, invocation_id="cafe")
+
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
+        raise AssertionError("these tests read no states of many units")
 
     async def start(self, unit: str, timeout_sec: float) -> None:
         raise AssertionError("these tests start no units")

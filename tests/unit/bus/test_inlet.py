@@ -115,3 +115,76 @@ def test_messages_that_arrive_one_by_one_are_counted(sockets: tuple[socket.socke
         is_oversized = len(text) > LIMIT_BYTES
         assert read_available(inlet) == (without_body(message) if is_oversized else message)
         assert inlet.is_oversized_next() is is_oversized
+
+
+def changed_unit(path: str, text: str, serial: int, member: str = "Changed") -> bytes:
+    message = Message(
+        message_type=MessageType.SIGNAL,
+        path=path,
+        interface="org.example.Unit",
+        member=member,
+        signature="s",
+        body=[text],
+        serial=serial,
+    )
+    return bytes(message._marshall(False))
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 3, 15, 16, 17, 100, 5000])
+def test_unwanted_signals_are_dropped_however_the_bytes_arrive(
+    sockets: tuple[socket.socket, socket.socket], piece_bytes: int
+) -> None:
+    ours, peer = sockets
+    inlet = Inlet(ours, LIMIT_BYTES)
+    wanted = {"/unit/b"}
+    inlet.drop_signals("/unit/", wanted)
+    messages = [
+        changed_unit("/unit/a", "dropped", 1),
+        changed_unit("/unit/b", "kept", 2),
+        call("a call is kept", 3),
+        changed_unit("/unit/a", "dropped" * 400, 4),
+        changed_unit("/unit", "not below the prefix", 5),
+        changed_unit("/other", "/unit/a", 6),
+        call("w" * 2000, 7),
+        changed_unit("/unit/bb", "dropped", 8, "M" * 80),
+        reply("a reply is kept", 9),
+    ]
+    stream = b"".join(messages)
+    passed = b""
+    for position in range(0, len(stream), piece_bytes):
+        peer.sendall(stream[position : position + piece_bytes])
+        passed += read_available(inlet)
+    kept = [messages[1], messages[2], messages[4], messages[5], without_body(messages[6]), messages[8]]
+    assert passed == b"".join(kept)
+    # Dropped messages do not count, since the reader never sees them.
+    assert [inlet.is_oversized_next() for _ in kept] == [False, False, False, False, True, False]
+
+
+def test_signals_are_dropped_by_the_paths_that_are_wanted_at_that_time(
+    sockets: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, peer = sockets
+    inlet = Inlet(ours, LIMIT_BYTES)
+    wanted: set[str] = set()
+    inlet.drop_signals("/unit/", wanted)
+    one = changed_unit("/unit/a", "text", 1)
+    peer.sendall(one)
+    assert read_available(inlet) == b""
+    wanted.add("/unit/a")
+    peer.sendall(one)
+    assert read_available(inlet) == one
+    wanted.clear()
+    inlet.drop_signals("", ())
+    peer.sendall(one)
+    assert read_available(inlet) == one
+
+
+def test_path_of_a_big_endian_signal_is_read(sockets: tuple[socket.socket, socket.socket]) -> None:
+    ours, peer = sockets
+    inlet = Inlet(ours, LIMIT_BYTES)
+    inlet.drop_signals("/unit/", ())
+    fields = pack(">BBsxI", 1, 1, b"o", 7) + b"/unit/a\x00"
+    header = pack(">cBBBIII", b"B", 4, 0, 1, 4, 1, len(fields)) + fields + bytes(-len(fields) % 8)
+    after = call("kept", 2)
+    peer.sendall(header + b"body" + after)
+    assert read_available(inlet) == after

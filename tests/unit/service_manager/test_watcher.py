@@ -13,6 +13,7 @@ from gpumand.bus.names import SYSTEMD_SERVICE
 from gpumand.bus.signal_matches import Signal
 from gpumand.domain.consumer import UnitActivity, UnitState
 from gpumand.service_manager.manager import NO_JOB, Systemd1, Unit
+from gpumand.service_manager.unit_signals import UnitSignals
 from gpumand.service_manager.watcher import UnitWatcher, WatchedUnit
 
 
@@ -44,6 +45,13 @@ class Systemd:
         return Unit(UnitState(unit, UnitActivity.ACTIVE), f"/{self.lookups}", NO_JOB, ())
 
 
+def watched_unit(systemd: Systemd, changed: Callable[[UnitState], None]) -> WatchedUnit:
+    of = cast(Systemd1, systemd)
+    watched = WatchedUnit(of, UnitSignals(of), "a.service", changed)
+    watched.refresh(relocate=True)
+    return watched
+
+
 async def until_idle() -> None:
     for _ in range(20):
         await asyncio.sleep(0)
@@ -56,7 +64,7 @@ def systemd() -> Systemd:
 
 async def test_systemd_reload_during_the_lookup_leads_to_another_lookup(systemd: Systemd) -> None:
     systemd.answering.clear()
-    watched = WatchedUnit(cast(Systemd1, systemd), "a.service", lambda _: None)
+    watched = watched_unit(systemd, lambda _: None)
     await until_idle()
     assert systemd.lookups == 1
 
@@ -71,6 +79,9 @@ async def test_systemd_reload_during_the_lookup_leads_to_another_lookup(systemd:
 async def test_cancellation_while_a_watch_is_closed_is_not_swallowed(systemd: Systemd) -> None:
     watcher = UnitWatcher(cast(Systemd1, systemd))
     await watcher.watch(["a.service"], lambda _: None)
+    await until_idle()
+    systemd.answering.clear()
+    watcher.refresh()
     await until_idle()
     stopping = asyncio.create_task(watcher.watch([], lambda _: None))
     await asyncio.sleep(0)
@@ -107,7 +118,7 @@ async def test_result_of_a_unit_is_read_after_its_state() -> None:
 async def test_unexpected_error_does_not_end_the_watch(systemd: Systemd, caplog: pytest.LogCaptureFixture) -> None:
     systemd.faults.append(ZeroDivisionError())
     states: list[UnitState] = []
-    watched = WatchedUnit(cast(Systemd1, systemd), "a.service", states.append)
+    watched = watched_unit(systemd, states.append)
     await until_idle()
     assert (states, "a.service cannot be watched at the moment" in caplog.text) == ([], True)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 
 from gpumand.domain.consumer import UnitState
+from gpumand.ports import UnitFailed
 
 ME = os.getpid()
 
@@ -40,6 +41,11 @@ class Systemd:
         return self.units.get(pid, "")
 
     async def state(self, unit: str) -> UnitState:
+        raise NotImplementedError
+
+    async def report_states(
+        self, units: Iterable[str], report: Callable[[UnitState], None]
+    ) -> Mapping[str, UnitFailed]:
         raise NotImplementedError
 
     async def start(self, unit: str, timeout_sec: float) -> None:
