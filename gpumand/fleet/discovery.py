@@ -36,6 +36,8 @@ _ABSENT = (
     "org.freedesktop.systemd1.",  # it is installed, and its unit is disabled or masked
 )
 
+_NO_SUCH_NAME = "org.freedesktop.resolve1.DnsError.NXDOMAIN"
+
 
 async def discover(domain: str, bus: str = "system") -> tuple[str, ...]:
     """The URLs of the members, the preferred ones first: by priority, then by weight.
@@ -97,4 +99,9 @@ def _words(name: str, error: BusError) -> str:
             f"Install it (apt install systemd-resolved), start it ({start}), or set endpoints in fleet.toml instead"
         )
         return f"the SRV records of {name} cannot be looked up: systemd-resolved does not run. {advice}"
-    return f"the SRV records of {name} cannot be looked up: {error.message}"
+    text = f"the SRV records of {name} cannot be looked up: {error.message.rstrip('.')}"
+    if error.name == _NO_SUCH_NAME:
+        return f"{text}. Add them to the zone, or set endpoints in fleet.toml instead"
+    return (
+        f"{text}. Check the name servers of this host: resolvectl service {SERVICE} {name.removeprefix(f'{SERVICE}.')}"
+    )

@@ -23,6 +23,10 @@ class NoSuchDomain(CallerError):
     dbus_name = "org.freedesktop.resolve1.DnsError.NXDOMAIN"
 
 
+class NoNameServer(CallerError):
+    dbus_name = "org.freedesktop.DBus.Error.ConnectionRefused"
+
+
 class NoSuchUnit(CallerError):
     dbus_name = "org.freedesktop.systemd1.NoSuchUnit"
 
@@ -83,9 +87,16 @@ async def test_domain_without_records_is_refused_with_words(bus: PrivateBus, res
         await discover("lan", bus.address)
 
 
+async def test_domain_that_does_not_exist_is_refused_with_what_to_do(bus: PrivateBus, resolved: Resolved) -> None:
+    resolved.reply = NoSuchDomain("Name '_etcd-client-ssl._tcp.lan' not found")
+    with pytest.raises(StoreUnavailable, match=r"not found\. Add them to the zone, or set endpoints in fleet\.toml"):
+        await discover("lan", bus.address)
+
+
 async def test_reason_of_the_resolver_is_passed_on(bus: PrivateBus, resolved: Resolved) -> None:
-    resolved.reply = NoSuchDomain("'lan' not found")
-    with pytest.raises(StoreUnavailable, match="'lan' not found"):
+    resolved.reply = NoNameServer("Lookup failed due to system error: Connection refused")
+    words = r"Connection refused. Check the name servers of this host: resolvectl service _etcd-client-ssl\._tcp lan"
+    with pytest.raises(StoreUnavailable, match=words):
         await discover("lan", bus.address)
 
 
