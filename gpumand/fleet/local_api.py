@@ -102,11 +102,17 @@ class LocalApi:
             fields = {
                 "state": state,
                 "local": name == self._machine_id,
-                "why": losses.get(name) or row.outdated or _absence(row),
+                "why": losses.get(name) or row.outdated or _absence(row) or self._namesake(row),
             }
             hosts.append(fields | {"row": json.loads(encode_host(row)), "leases": self._table.leases.of(name)})
         intents = {name: [one.host for one in found] for name, found in view.intents.items()}
         return {"hosts": hosts, "intents": intents, "degraded": self._table.interruption} | dict(self._store_state())
+
+    def _namesake(self, row: HostRow) -> str:
+        """Words for a host whose name another one has too."""
+        others = [one.machine_id for one in self._table.named(row.name) if one.machine_id != row.machine_id]
+        text = f"the host with the machine id {', '.join(sorted(others))} has the same name. Rename one of them"
+        return f"{text}: host in fleet.toml, and a certificate for the new name" if others else ""
 
     async def _acquire(self, request: Request) -> StreamResponse:
         call = parse_acquire(await request.text(MAX_BODY_BYTES))

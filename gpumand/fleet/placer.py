@@ -136,6 +136,9 @@ class Placer:
             raise NoSuchHost(f"the fleet has no host {name!r}; it has {there}")
         if known.row.outdated:
             raise NoHost(f"{known.row.name} {known.row.outdated}.")
+        if name != known.row.machine_id and len(same := self._table.named(name)) > 1:
+            ids = ", ".join(sorted(one.machine_id for one in same))
+            raise InvalidArgs(f"{len(same)} hosts are named {name}. Use a machine id ({ids}), or rename one of them.")
         return known.row
 
     def returning(self, consumer: str, without: Collection[str]) -> HostRow | None:

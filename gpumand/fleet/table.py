@@ -152,6 +152,10 @@ class HostTable:
             return self._rows[host]
         return next((one for one in self._rows.values() if one.row.name == host), None)
 
+    def named(self, name: str) -> list[HostRow]:
+        """All hosts of a name: nothing prevents two hosts from having the same."""
+        return [one.row for one in self._rows.values() if one.row.name == name]
+
     async def wait_changed(self, timeout_sec: float) -> bool:
         """Wait for a change of the table; False if there was none in time."""
         try:

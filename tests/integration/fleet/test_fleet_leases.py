@@ -204,3 +204,11 @@ async def test_agents_that_are_killed_again_and_again_leave_no_lease(hosts: Flee
 
 def _is_up(service: FleetService, name: str) -> bool:
     return _states(service, name) == ["up"]
+
+
+async def test_hosts_with_the_same_name_are_shown_with_what_to_do(hosts: FleetHosts) -> None:
+    first, _ = await hosts.service(1), await hosts.service(2, host="gpu1")
+    await until(lambda: len(first.table.rows) == 2, "both hosts are in the fleet")
+    shown = first.api.hosts()["hosts"]
+    assert [one["row"]["name"] for one in shown] == ["gpu1", "gpu1"]
+    assert all("has the same name. Rename one of them: host in fleet.toml" in one["why"] for one in shown), shown

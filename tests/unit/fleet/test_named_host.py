@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gpumand.client.errors import NoAnswer, NotRunning
-from gpumand.domain.errors import GpumandError, ShuttingDown
+from gpumand.domain.errors import GpumandError, InvalidArgs, ShuttingDown
 from gpumand.fleet.calls import AcquireCall, LoadCall
 from gpumand.fleet.errors import HostDrained, HostLost
 from gpumand.fleet.named_host import AGAIN_SEC
@@ -114,3 +114,18 @@ async def loading(fleet: ScriptedFleet, answers: list[GpumandError]) -> FleetRou
     """A router whose gpu2 gives these answers to loads."""
     fleet.hosts["gpu2"] = LoadingHost("gpu2", answers=list(answers))
     return await fleet.router()
+
+
+async def test_name_of_two_hosts_is_refused_and_their_machine_ids_are_not() -> None:
+    twin = host(3, name="gpu2", version="1", big=consumer(COLD))
+    made = ScriptedFleet(host(2, version="1", big=consumer(COLD)))
+    await made.start()
+    try:
+        await made.memory.store().join(twin)
+        router = await made.router()
+        with pytest.raises(InvalidArgs, match=rf"2 hosts are named gpu2\. Use a machine id \({machine_id(2)}, "):
+            await router.acquire(AcquireCall("big", 60.0, on="gpu2"))
+        lease = await router.acquire(AcquireCall("big", 60.0, on=machine_id(2)))
+        assert lease.grant["host"] == "gpu2"
+    finally:
+        await made.close()
