@@ -19,10 +19,10 @@ from gpumand.bus.connection import BusConnection, IncomingCall, Reply
 from gpumand.bus.grant_encoder import GRANT_SIGNATURE, GrantEncoder
 from gpumand.bus.interfaces import own_interfaces
 from gpumand.bus.lease_added import LeaseAddedEncoder
-from gpumand.bus.marshalling import variant
+from gpumand.bus.lease_changes import LeaseChangesEncoder
 from gpumand.bus.names import BUS_NAME, CONSUMER, LEASE, MANAGER, OBJECT_MANAGER, PROPERTIES, ROOT_PATH
 from gpumand.bus.object_tree import ADDED_SIGNATURE
-from gpumand.bus.properties import lease_state
+from gpumand.bus.properties import Values, lease_state
 from gpumand.bus.published_objects import consumer_path, lease_path
 from gpumand.bus.send_queue import Lane
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
@@ -36,7 +36,9 @@ class BareService:
 
     def __init__(self, connection: BusConnection) -> None:
         self._connection = connection
-        self._lease_added, self._grants = LeaseAddedEncoder(own_interfaces()[LEASE]), GrantEncoder()
+        self._interfaces = own_interfaces()
+        self._lease_added, self._grants = LeaseAddedEncoder(self._interfaces[LEASE]), GrantEncoder()
+        self._changes = LeaseChangesEncoder()
         self._leases: dict[str, str] = {}
         self._changed: set[str] = set()
         connection.before_write(self._announce_counts)
@@ -74,14 +76,16 @@ class BareService:
 
     def _announce_counts(self) -> None:
         """Announce the numbers of leases once for an iteration of the event loop, as gpumand does."""
-        count = variant("u", len(self._leases))
+        count = len(self._leases)
         if self._changed:
-            self._announce(ROOT_PATH, (MANAGER, {"LeaseCount": count}, []))
+            self._announce(ROOT_PATH, MANAGER, {"LeaseCount": count})
         for consumer in self._changed:
-            self._announce(consumer_path(consumer), (CONSUMER, {"Leases": count}, []))
+            self._announce(consumer_path(consumer), CONSUMER, {"Leases": count})
         self._changed.clear()
 
-    def _announce(self, path: str, body: tuple[object, ...]) -> None:
+    def _announce(self, path: str, interface: str, changed: Values) -> None:
+        body = self._changes.encode(self._interfaces[interface], changed)
+        assert body is not None, "counts are known to the encoder"
         self._connection.emit(path, PROPERTIES, "PropertiesChanged", "sa{sv}as", body, lane=Lane.STATE, checked=True)
 
 
