@@ -80,11 +80,13 @@ def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> C
     rule = _rule_of(model, rules, offers)
     if rule is not None:
         return Choice(rule.consumer, rule.as_ or model)
-    prefix, slash, rest = model.partition("/")
-    if slash and rest and any(one.consumer == prefix for one in offers):
-        return Choice(prefix, rest)
     listed = [one for one in offers if one.is_listed]
     found = next((one for one in listed if serves(one.lists, model)), None)
+    prefix, slash, rest = model.partition("/")
+    named = next((one for one in offers if one.consumer == prefix), None) if slash and rest else None
+    # Ids such as qwen/qwen3-8b begin with the name of an organisation, which a consumer may have too.
+    if named is not None and (found is None or serves(named.lists, rest)):
+        return Choice(prefix, rest)
     found = found or next((one for one in listed if _serves_in_other_case(one.lists, model)), None)
     if found is not None:
         return Choice(found.consumer, model)

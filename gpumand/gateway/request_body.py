@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from aiohttp import HttpVersion11
+
 from gpumand.gateway import web
 from gpumand.gateway.incoming_body import BadBody
 from gpumand.gateway.refusals import Refused, refused
@@ -21,8 +23,8 @@ _ANSWERED = "gpumand.continue"
 
 async def answer_expect(request: web.BaseRequest) -> None:
     """Ask a client that waits for permission to send its body, once."""
-    is_expected = request.headers.get("Expect", "").lower() == "100-continue" and _ANSWERED not in request
-    if is_expected and not request.content.is_eof():
+    is_expected = request.headers.get("Expect", "").lower() == "100-continue" and request.version >= HttpVersion11
+    if is_expected and _ANSWERED not in request and not request.content.is_eof():
         request[_ANSWERED] = True
         await request.writer.write(_CONTINUE)
         # These bytes are no part of the answer, whose absence shows that an error may still be answered.

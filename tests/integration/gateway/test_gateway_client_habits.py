@@ -117,6 +117,22 @@ async def test_stream_to_a_client_of_http_1_0_ends_with_its_connection(tmp_path:
     assert answer.endswith(b"data: [DONE]\n\n")
 
 
+async def test_client_of_http_1_0_gets_no_interim_answer(tmp_path: Path) -> None:
+    async with front(tmp_path, COMFYUI) as made:
+        reader, writer = await asyncio.open_connection("127.0.0.1", made.gateway.ports["fake"])
+        writer.write(b"POST /upload HTTP/1.0\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        answering = asyncio.create_task(reader.read())
+        # An interim answer would be sent in this time; where it came later, it would be the beginning of the answer.
+        await asyncio.wait({answering}, timeout=1.0)
+        writer.write(b"hello")
+        async with asyncio.timeout(30):
+            answer = await answering
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.0 200 ")
+    assert answer.endswith(b'{"bytes": 5}')
+
+
 async def test_users_of_a_service_that_names_them_in_a_header_of_its_own_get_their_own_answers(tmp_path: Path) -> None:
     names = ("Comfy-User", "Remote-User", "X-Auth-Token")
     async with front(tmp_path, COMFYUI) as made:

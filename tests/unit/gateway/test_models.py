@@ -54,6 +54,16 @@ def test_consumer_before_a_slash_is_removed_from_the_name() -> None:
     assert chosen("nothing/qwen3") is None
 
 
+def test_listed_model_of_an_organisation_that_has_the_name_of_a_consumer_is_reached() -> None:
+    studio, qwen = Offer("studio", True, openai("qwen/qwen3-8b", "qwen/small")), Offer("qwen", True, openai("small"))
+    offers = [studio, qwen]
+
+    assert [one["id"] for one in openai_list((), offers)] == ["qwen/qwen3-8b", "qwen/small", "small"]
+    assert chosen("qwen/qwen3-8b", offers=offers) == Choice("studio", "qwen/qwen3-8b")
+    assert chosen("qwen/small", offers=offers) == Choice("qwen", "small"), "the name of the consumer comes first"
+    assert chosen("qwen/other", offers=offers) == Choice("qwen", "other")
+
+
 def test_name_of_a_consumer_counts_as_a_model() -> None:
     assert chosen("llama") == Choice("llama", "llama")
 
