@@ -25,6 +25,8 @@ from gpumand.fleet.settings import FleetConfig, Right
 from gpumand.fleet.table import HostTable
 
 MACHINE_ID = "1" * 32
+CHAT = {"consumer": "chat", "wait_sec": 5}
+STREAM_HEAD = b"POST /v1/acquire HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 class ScriptedHeld:
@@ -170,3 +172,8 @@ async def agent_server() -> AsyncIterator[AgentServer]:
         yield made
     finally:
         await made.close()
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of a body that is sent in chunks."""
+    return b"%x\r\n%s\r\n" % (len(data), data)

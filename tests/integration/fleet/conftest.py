@@ -1,4 +1,4 @@
-"""Three hosts and a real etcd; the tests are skipped by name where etcd is not installed."""
+"""Three hosts, an agent, and a real etcd; its tests are skipped by name where etcd is not installed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from gpumand.testing.daemon import PrivateGpumand
+from tests.integration.fleet.agent_server import AgentServer, agent_server
 from tests.integration.fleet.fleet_hosts import FleetHosts, fleet_hosts, running_daemons
 from tests.integration.fleet.plain_etcd import PlainEtcd, running_etcd
 
@@ -41,4 +42,10 @@ def daemons() -> Iterator[list[PrivateGpumand]]:
 async def hosts(shared_etcd: PlainEtcd, daemons: list[PrivateGpumand]) -> AsyncIterator[FleetHosts]:
     """Three hosts with the same three consumers, nothing loaded, and etcd."""
     async with fleet_hosts(daemons, shared_etcd.url) as started:
+        yield started
+
+
+@pytest.fixture
+async def agent() -> AsyncIterator[AgentServer]:
+    async with agent_server() as started:
         yield started

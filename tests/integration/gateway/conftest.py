@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.integration.gateway.entrance import Entrance, entrance
 from tests.integration.gateway.fake_service import FakeService, fake_service
 from tests.integration.gateway.live_gateway import LiveGateway, http, live_gateway
 from tests.integration.live import Client, LiveHost, bare_host
@@ -70,4 +71,12 @@ async def front(
 async def fake_front(tmp_path: Path) -> AsyncIterator[Front]:
     """A gateway with default settings in front of a fake service."""
     async with front(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def door(tmp_path: Path) -> AsyncIterator[Entrance]:
+    """An entrance with default settings; the lists of the services are known."""
+    async with entrance(tmp_path) as made:
+        await made.get("/v1/models")
         yield made

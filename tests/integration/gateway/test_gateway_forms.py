@@ -50,13 +50,6 @@ async def sent(made: Entrance, parts: Iterator[bytes], *, length: int | None = N
         return answer.status, await answer.json(content_type=None)
 
 
-@pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Entrance]:
-    async with entrance(tmp_path) as made:
-        await made.get("/v1/models")
-        yield made
-
-
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("has_length", [True, False])
 async def test_form_passes_as_it_came_with_the_model_before_or_after_the_file(

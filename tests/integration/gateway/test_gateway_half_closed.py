@@ -5,26 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.integration.gateway.conftest import Front, front
-from tests.integration.gateway.entrance import Entrance, entrance
+from tests.integration.gateway.entrance import Entrance
 from tests.integration.gateway.live_gateway import LiveGateway
 from tests.integration.gateway.test_gateway_http import established
 from tests.integration.live import wait_until
 
 DEADLINE_SEC = 30.0
 POST = "Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}"
-
-
-@pytest.fixture
-async def door(tmp_path: Path) -> AsyncIterator[Entrance]:
-    async with entrance(tmp_path) as made:
-        await made.get("/v1/models")
-        yield made
 
 
 async def half_closed(gateway: LiveGateway, listener: str, request: str) -> tuple[int, str]:
