@@ -111,7 +111,12 @@ async def test_lease_ends_when_its_owner_leaves_after_the_restart(tmp_path: Path
         assert await leases(observer) == {lease: "image"}
         await owner.close()
         await wait_until("its lease ended", has, observer, "leases", 0)
+        await wait_until("its end is announced", is_announced, observer, "LeaseEnded")
         assert observer.received("LeaseEnded") == [(lease, "image", "owner-vanished")]
+
+
+async def is_announced(client: Client, member: str) -> bool:
+    return bool(client.received(member))
 
 
 async def test_short_lease_expires_while_the_daemon_is_down(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from gpumand.bus.connection import BusConnection, BusError, IncomingCall, Reply
@@ -12,13 +12,6 @@ from gpumand.testing.bus import PrivateBus
 
 NAME = "org.example.Served"
 INTERFACE = "org.example.Face"
-
-
-async def until(condition: Callable[[], bool], within_sec: float = 30.0) -> None:
-    """Wait until the condition holds. Raises TimeoutError."""
-    async with asyncio.timeout(within_sec):
-        while not condition():  # noqa: ASYNC110 - the condition depends on other processes, which cannot set an Event
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

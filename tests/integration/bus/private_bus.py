@@ -8,7 +8,7 @@ import os
 import pwd
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,11 +169,3 @@ def _write_config(folder: Path, more: str) -> Path:
     config = folder / "bus.conf"
     config.write_text(CONFIG.format(socket=folder / "bus", policy=policy, more=more))
     return config
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until the condition holds; fails after a deadline."""
-    deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"never: {what}"
-        await asyncio.sleep(0.005)

@@ -10,7 +10,8 @@ from dbus_fast.aio import MessageBus
 from gpumand.bus import call_server
 from gpumand.bus.connection import IncomingCall, Reply
 from gpumand.testing.bus import PrivateBus
-from tests.integration.bus.adapter import INTERFACE, NAME, Server, error_of, peers, until
+from tests.integration.bus.adapter import INTERFACE, NAME, Server, error_of, peers
+from tests.waiting import until
 
 FAILED = "org.gpumand1.Error.Failed"
 LIMITS = "org.freedesktop.DBus.Error.LimitsExceeded"

@@ -13,7 +13,8 @@ from gpumand.bus import connecting
 from gpumand.bus.connection import BusConnection, BusLost, BusTimeout, Reply, Signal
 from gpumand.bus.names import DBUS, DBUS_PATH
 from gpumand.testing.bus import PrivateBus
-from tests.integration.bus.adapter import INTERFACE, NAME, Server, error_of, peers, until
+from tests.integration.bus.adapter import INTERFACE, NAME, Server, error_of, peers
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ async def test_failed_authentication_closes_the_socket(
         ended = pool.submit(_answer_once, listener, answer)
         with pytest.raises(BusLost, match=r"^cannot connect to the bus at [^\n]*$"):
             await BusConnection.connect(f"unix:path={tmp_path}/bus")
-        assert await asyncio.to_thread(ended.result, 10), "the connection is still open"
+        assert await asyncio.to_thread(ended.result, 30), "the connection is still open"
     gc.collect()
 
 

@@ -13,7 +13,8 @@ from gpumand.bus import call_server
 from gpumand.bus.connection import BusConnection, Reply
 from gpumand.testing.bus import PrivateBus
 from tests.integration.bus import deaf_client
-from tests.integration.bus.adapter import INTERFACE, Server, error_of, peers, until
+from tests.integration.bus.adapter import INTERFACE, Server, error_of, peers
+from tests.waiting import until
 
 BODIES: list[tuple[str, list[object]]] = [
     ("", []),

@@ -22,9 +22,10 @@ from gpumand.domain.consumer import UnitActivity
 from gpumand.domain.events import SummaryChanged
 from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from tests.integration.bus.conftest import Client, ScriptedUnits, ServedManager
-from tests.integration.bus.private_bus import OTHER_UID, PolicyBus, until
+from tests.integration.bus.private_bus import OTHER_UID, PolicyBus
 from tests.scripted_arbiter import ScriptedArbiter
 from tests.scripted_user_names import ScriptedUserNames
+from tests.waiting import until
 
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")
 
@@ -91,7 +92,7 @@ async def test_lease_ends_when_its_owner_is_killed(served: ServedManager, client
         assert [lease.owner.bus_name for lease in served.arbiter.leases.values()] == [name]
         process.kill()
         await until(lambda: not served.arbiter.leases, "the lease is freed")
-    await until(lambda: client.signal_names()[-1] == "/ LeaseEnded", "LeaseEnded")
+    await until(lambda: client.signal_names()[-1:] == ["/ LeaseEnded"], "LeaseEnded")
     assert client.signals[-1].body[2] == LeaseEnd.OWNER_VANISHED
     assert served.arbiter.vanished == [name]
 

@@ -16,8 +16,8 @@ from gpumand.domain.errors import EvictionFailed
 from gpumand.domain.events import ConsumersChanged, DevicesChanged, SummaryChanged
 from gpumand.domain.lease import LeaseEnd
 from tests.integration.bus.conftest import Client, ServedManager
-from tests.integration.bus.private_bus import until
 from tests.scripted_arbiter import a_consumer, a_device
+from tests.waiting import until
 
 SOURCES = Path(__file__).parents[3] / "dbus"
 PATHS = {
@@ -277,5 +277,5 @@ async def test_changes_are_announced_without_a_call(client: Client, served: Serv
 async def test_expired_lease_is_announced(client: Client, served: ServedManager) -> None:
     lease, _ = await client.call("Acquire", "sa{sv}", "ollama", {})
     served.arbiter.end(str(lease), LeaseEnd.EXPIRED)
-    await until(lambda: client.signal_names()[-1] == "/ LeaseEnded", "LeaseEnded")
+    await until(lambda: client.signal_names()[-1:] == ["/ LeaseEnded"], "LeaseEnded")
     assert client.signals[-1].body == (lease, "ollama", "expired")

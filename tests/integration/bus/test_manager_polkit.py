@@ -15,9 +15,10 @@ from gpumand.bus.polkit import PolkitAuthority
 from gpumand.domain.lease import Owner
 from tests.integration.bus.conftest import Client, ServedManager, serve_manager
 from tests.integration.bus.polkit_on_bus import POLICY, MockPolkit, mock_polkit, needs_dbusmock
-from tests.integration.bus.private_bus import OTHER_UID, CommandResult, PolicyBus, policy_bus, until
+from tests.integration.bus.private_bus import OTHER_UID, CommandResult, PolicyBus, policy_bus
 from tests.integration.bus.test_manager_clients import ARGUMENTS
 from tests.scripted_user_names import ScriptedUserNames
+from tests.waiting import until
 
 pytestmark = [needs_dbusmock, pytest.mark.skipif(os.getuid() != 0, reason="needs root, to call as another user")]
 

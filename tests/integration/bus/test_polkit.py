@@ -16,8 +16,9 @@ from gpumand.bus.polkit import PolkitAuthority
 from gpumand.domain.errors import AccessDenied, InteractiveAuthorizationRequired, LimitsExceeded
 from gpumand.domain.lease import Owner
 from tests.integration.bus.polkit_on_bus import POLICY, ScriptedPolkit, scripted_polkit
-from tests.integration.bus.private_bus import PolicyBus, policy_bus, until
+from tests.integration.bus.private_bus import PolicyBus, policy_bus
 from tests.scripted_user_names import ScriptedUserNames
+from tests.waiting import until
 
 USER = 1000
 COMFYUI = Details("Acquire", consumer="comfyui", consumer_unit="comfyui.service")
@@ -178,7 +179,7 @@ async def test_check_is_cancelled_when_the_caller_leaves(polkit_check: PolkitChe
     await polkit_check.caller.close()
     with pytest.raises(AccessDenied, match="the caller has left the bus"):
         await waiting
-    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
+    await until(lambda: polkit.cancelled and polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
 
 
@@ -189,7 +190,7 @@ async def test_check_is_cancelled_when_its_call_is_cancelled(polkit_check: Polki
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
+    await until(lambda: polkit.cancelled and polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
 
 
@@ -199,7 +200,7 @@ async def test_hanging_check_times_out_and_is_cancelled(polkit_check: PolkitChec
     polkit_check.authority = PolkitAuthority(connection, ScriptedUserNames(), timeout_sec=0.05)
     with pytest.raises(AccessDenied, match=r"did not answer CheckAuthorization within 0\.05 s"):
         await polkit_check.check()
-    await until(lambda: polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
+    await until(lambda: polkit.cancelled and polkit.cancelled == [polkit.checks[0][4]], "the check is cancelled")
     polkit.answering.set()
     await connection.close()
 

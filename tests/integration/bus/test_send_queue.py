@@ -9,7 +9,8 @@ import pytest
 from gpumand.bus import send_queue
 from gpumand.bus.connection import BusConnection, BusLost, Reply, Signal
 from gpumand.testing.bus import PrivateBus
-from tests.integration.bus.adapter import INTERFACE, Server, peers, until
+from tests.integration.bus.adapter import INTERFACE, Server, peers
+from tests.waiting import until
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from gpumand.client import Client as GpumandClient
 from gpumand.testing.daemon import PrivateGpumand
+from tests.waiting import until_answer
 
 DEADLINE_SEC = 30.0
 POLL_SEC = 0.05
@@ -64,14 +65,6 @@ async def leases(gpumand: PrivateGpumand) -> dict[str, str]:
     """Consumer by id of the active leases."""
     async with GpumandClient(gpumand.address) as client:
         return {one.id: one.consumer for one in (await client.status()).leases}
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str) -> None:
-    for _ in range(int(DEADLINE_SEC / POLL_SEC)):
-        if await condition():
-            return
-        await asyncio.sleep(POLL_SEC)
-    raise AssertionError(f"not within {DEADLINE_SEC} s: {what}")
 
 
 async def test_an_agent_finds_the_tools_with_their_descriptions_and_rights(gpumand: PrivateGpumand) -> None:
@@ -147,7 +140,7 @@ async def test_an_agent_loads_and_unloads_consumers(gpumand: PrivateGpumand) -> 
             (held,) = (await call(client, "status"))["held"]
             return bool(held["id"] == granted["id"] and held.get("ended") == "revoked")
 
-        await until(ended, "the agent sees that its lease was revoked")
+        await until_answer(ended, "the agent sees that its lease was revoked")
 
 
 async def test_leases_end_when_the_client_closes_the_server(gpumand: PrivateGpumand) -> None:
@@ -158,7 +151,7 @@ async def test_leases_end_when_the_client_closes_the_server(gpumand: PrivateGpum
     async def none() -> bool:
         return await leases(gpumand) == {}
 
-    await until(none, "no lease is left")
+    await until_answer(none, "no lease is left")
 
 
 async def test_leases_end_when_the_server_is_killed(gpumand: PrivateGpumand) -> None:
@@ -191,7 +184,7 @@ async def test_leases_end_when_the_server_is_killed(gpumand: PrivateGpumand) -> 
     async def none() -> bool:
         return await leases(gpumand) == {}
 
-    await until(none, "no lease is left")
+    await until_answer(none, "no lease is left")
 
 
 async def test_a_cancelled_call_withdraws_its_request(gpumand: PrivateGpumand) -> None:
@@ -206,9 +199,9 @@ async def test_a_cancelled_call_withdraws_its_request(gpumand: PrivateGpumand) -
 
         async with anyio.create_task_group() as group:
             group.start_soon(lambda: other.call_tool("acquire", {"consumer": "llm", "timeout_sec": 600}))
-            await until(queue, "the request waits")
+            await until_answer(queue, "the request waits")
             group.cancel_scope.cancel()
-        await until(empty, "the request is withdrawn")
+        await until_answer(empty, "the request is withdrawn")
         assert len((await call(other, "status"))["leases"]) == 1, "the server goes on"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -16,10 +17,12 @@ from gpumand.domain.consumer import BusyRoute, ConsumerSpec
 from gpumand.host.clock import SystemClock
 from gpumand.host.container_connections import ConsumerConnections
 from gpumand.testing.ports import free_port
+from tests.waiting import until_answer
 
 from .servers import web_server
 
-SLOTS = BusyRoute("/slots", ("/running",), timeout_sec=0.5)
+SLOTS = BusyRoute("/slots", ("/running",), timeout_sec=30)
+SLOTS_FOR_A_MOMENT = replace(SLOTS, timeout_sec=0.5)
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ async def idle(_request: web.Request) -> web.Response:
         (refuse, SLOTS),
         (cannot, SLOTS),
         (changed, SLOTS),
-        (hang, SLOTS),
+        (hang, SLOTS_FOR_A_MOMENT),
         (idle, BusyRoute("/slots", ("/running",), connections=True)),
         (refuse, BusyRoute(connections=True)),
     ],
@@ -90,8 +93,11 @@ async def test_clients_show_that_it_works(routes: HttpRoutes, handler: object, b
         assert (await routes.probe_busy(spec)).jobs == 0, "its own connection is no client"
         assert (await routes.probe_busy(spec)).jobs == 0, "and neither is one that it has kept open"
 
+        async def has_a_client() -> bool:
+            return (await routes.probe_busy(spec)).jobs == 1
+
         async with client_of(url):
-            assert (await routes.probe_busy(spec)).jobs == 1
+            await until_answer(has_a_client, "its client is counted")
 
 
 async def test_answer_without_need_for_connections_is_taken_as_it_is(routes: HttpRoutes) -> None:

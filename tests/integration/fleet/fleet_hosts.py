@@ -9,9 +9,10 @@ import asyncio
 import json
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,15 @@ from gpumand.fleet.settings import EtcdConfig, FleetConfig
 from gpumand.fleet.stores import open_store
 from gpumand.testing.daemon import PrivateGpumand
 from gpumand.testing.fleet import EVERYTHING, FleetProcess
+from tests import waiting
 
 DEADLINE_SEC = 60.0
 
 SIZES = {"chat": 14000, "image": 13000, "video": 12000}
 """Consumers of each host, of which only one fits into its 24 GiB at a time."""
 
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition; fails with the words after a deadline."""
-    deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.02)
-
-
-async def until_async(condition: Callable[[], Awaitable[object]], what: str) -> None:
-    """As ``until``, for a condition that must be awaited."""
-    deadline = asyncio.get_running_loop().time() + DEADLINE_SEC
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not in time: {what}"
-        await asyncio.sleep(0.05)
+until = partial(waiting.until, within_sec=DEADLINE_SEC)
+until_async = partial(waiting.until_answer, within_sec=DEADLINE_SEC)
 
 
 class FleetHosts:

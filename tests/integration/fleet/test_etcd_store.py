@@ -36,6 +36,7 @@ from gpumand.fleet.store import (
 from tests.integration.fleet.plain_etcd import LossyProxy, PlainEtcd, running_etcd
 from tests.integration.fleet.tls_etcd import encoded, needs_etcd
 from tests.unit.fleet.rows import H1, H2, row
+from tests.waiting import until
 
 pytestmark = needs_etcd
 
@@ -81,12 +82,6 @@ def raw(etcd: PlainEtcd, path: str, **body: Any) -> dict[str, Any]:
     with urllib.request.urlopen(request, timeout=DEADLINE_SEC) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_SEC):
-        while not condition():  # noqa: ASYNC110  # conditions of other processes have no event
-            await asyncio.sleep(0.02)
 
 
 async def keys_of(store: EtcdStore, prefix: str) -> list[str]:

@@ -103,7 +103,7 @@ async def test_changes_during_a_reload_are_reported_afterwards(host: FakeHost, u
     await until(lambda: recorded.last("a.service") == "inactive")
     await host.configure("a.service", load_state="masked")
     await host.reload()
-    await until(lambda: recorded.states[-1].load_state == "masked")
+    await until(lambda: bool(recorded.states) and recorded.states[-1].load_state == "masked")
 
 
 async def test_watch_set_up_before_systemd_starts_later(empty_host: FakeHost, connection: BusConnection) -> None:

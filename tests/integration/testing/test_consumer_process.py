@@ -212,8 +212,8 @@ async def test_crash_during_load_and_unload(tmp_path: Path, routes: HttpRoutes, 
     [
         ({"kind": "refuse-load"}, "answered 500"),
         ({"kind": "error-500"}, "answered 500"),
-        ({"kind": "hang"}, "no answer within 0.5 s"),
-        ({"kind": "slow", "seconds": 30}, "no answer within 0.5 s"),
+        ({"kind": "hang"}, "no answer within 2 s"),
+        ({"kind": "slow", "seconds": 30}, "no answer within 2 s"),
         ({"kind": "redirect", "url": "http://127.0.0.1:1/"}, "redirects are not followed"),
     ],
 )
@@ -223,7 +223,7 @@ async def test_failing_loads_are_reported(
     async with consumer_process("tts", 1000, tmp_path) as consumer:
         await consumer.fault(**fault)  # type: ignore[arg-type]  # parametrized
         with pytest.raises(RouteFailed, match=message_part):
-            await routes.load(_spec(consumer, timeout_sec=0.5))
+            await routes.load(_spec(consumer, timeout_sec=2 if "within" in message_part else 30))
         was_done = fault["kind"] == "slow"
         assert (_announced(tmp_path, consumer) == 1000) is was_done
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -82,12 +81,6 @@ class World:
     async def records(self) -> tuple[JobRecord, ...]:
         await self.store.close()
         return await JobStore(lambda: self.folder).load()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.001)
 
 
 async def left(*tickets: FakeTicket) -> None:

@@ -22,6 +22,7 @@ from gpumand.gateway.headers import Origin
 from gpumand.gateway.refusals import Refused
 from gpumand.gateway.requests import Client, RequestTable, WaitLimits
 from gpumand.gateway.routes.classes import RouteClass
+from tests.waiting import until
 
 STATUS: dict[str, Any] = {
     "devices": [{"index": 0, "processes": [{"pid": 7, "name": "python3", "user": "alice"}]}],
@@ -58,12 +59,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without pauses between readings, except the period, which never ends."""
     monkeypatch.setattr(feeds, "SETTLE_SEC", 0)
     monkeypatch.setattr(feeds, "PERIOD_SEC", 3600)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0)
 
 
 @pytest.mark.usefixtures("quick")

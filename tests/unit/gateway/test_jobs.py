@@ -14,7 +14,8 @@ from gpumand.domain.consumer import BusyReport
 from gpumand.gateway.jobs import MAX_JOBS, BusyCheck
 from gpumand.gateway.requests import Client, State
 from gpumand.gateway.routes.classes import RouteClass
-from tests.unit.gateway.job_setup import JOB, SILENT, FakeTicket, World, left, until
+from tests.unit.gateway.job_setup import JOB, SILENT, FakeTicket, World, left
+from tests.waiting import until
 
 
 @pytest.fixture

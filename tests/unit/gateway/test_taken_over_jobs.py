@@ -14,7 +14,8 @@ from gpumand.gateway import job_holder
 from gpumand.gateway.job_holder import TakeOver
 from gpumand.gateway.job_records import JobRecord
 from gpumand.gateway.jobs import BusyCheck
-from tests.unit.gateway.job_setup import JOB, World, left, until
+from tests.unit.gateway.job_setup import JOB, World, left
+from tests.waiting import until
 
 
 @pytest.fixture
