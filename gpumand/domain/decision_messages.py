@@ -13,6 +13,7 @@ from gpumand.domain.device import Devices, ProcessUse
 from gpumand.domain.lease_wording import describe_leased
 from gpumand.domain.name_lists import join_names
 from gpumand.domain.orphans import describe_orphans
+from gpumand.domain.residency_states import Residency
 from gpumand.domain.view import ConsumerState, Job, View
 from gpumand.domain.wording import (
     FOOTPRINT_UNKNOWN,
@@ -298,11 +299,13 @@ def blockers(
         place: devices that the request would take.
     """
     leased, reserved = [one for one in in_use if one.leases], [one for one in in_use if one.is_merely_reserved]
-    others = [one for one in in_use if one not in leased and one not in reserved]
+    stuck = [one for one in in_use if one.residency is Residency.UNLOADING and one.error and not one.leases]
+    others = [one for one in in_use if one not in leased and one not in reserved and one not in stuck]
     where, names = describe_devices(place), join_names([state.name for state in others])
     clauses = [f"{where} {is_or_are(place)} leased to {describe_leased(view, leased)}"] if leased else []
     clauses += [f"{names} {is_or_are(others)} in use on {where}"] if others else []
     clauses += [f"{one.name} may still load {format_mib(one.footprint_mib)} for its last request" for one in reserved]
+    clauses += [f"{one.name} is still being unloaded ({one.error})" for one in stuck]
     for state in busy:
         grace = busyness.describe_grace(state, view.now)
         clauses.append(f"{state.name} is {busyness.describe_work(state)}" + (f" and {grace}" if grace else ""))
