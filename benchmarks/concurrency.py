@@ -80,10 +80,11 @@ async def measure(folder: Path) -> list[Row]:
 async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
     async with contextlib.AsyncExitStack() as stack:
         empty, crowded = [
-            await stack.enter_async_context(_daemon(folder / name, policy, kind)) for name in ("empty", "crowded")
+            await stack.enter_async_context(daemon_with_held_memory(folder / name, policy, kind))
+            for name in ("empty", "crowded")
         ]
         before_mib = resident_mib(crowded.pid)
-        fill = await stack.enter_async_context(_waiting_requests(crowded, WANTED[kind]))
+        fill = await stack.enter_async_context(waiting_requests(crowded, WANTED[kind]))
         leases = {empty.pid: Leases(), crowded.pid: Leases()}
         for round_ in range(ROUNDS + 1):
             for running in (empty, crowded):
@@ -99,7 +100,8 @@ async def _measure(folder: Path, policy: str, kind: str) -> list[Row]:
 
 
 @contextlib.asynccontextmanager
-async def _daemon(folder: Path, policy: str, kind: str) -> AsyncIterator[RunningDaemon]:
+async def daemon_with_held_memory(folder: Path, policy: str, kind: str) -> AsyncIterator[RunningDaemon]:
+    """A daemon with a resident consumer, and one whose lease keeps the memory for which requests may wait."""
     folder.mkdir()  # noqa: ASYNC240  # in memory
     where = announcement_folder(folder)
     async with (
@@ -157,14 +159,16 @@ def _fill_rows(policy: str, half_msec: float, fill_msec: float) -> list[Row]:
 
 
 @contextlib.asynccontextmanager
-async def _waiting_requests(running: RunningDaemon, names: Sequence[str]) -> AsyncIterator[tuple[float, float]]:
-    """Keep ``WAITING`` requests in the queue; yields the CPU milliseconds for the first half of them, and for all."""
+async def waiting_requests(
+    running: RunningDaemon, names: Sequence[str], total: int = WAITING
+) -> AsyncIterator[tuple[float, float]]:
+    """Keep requests in the queue; yields the CPU milliseconds for the first half of them, and for all."""
     buses = [await MessageBus(bus_address=running.address).connect() for _ in range(CONNECTIONS)]
     waiting: list[asyncio.Task[None]] = []
     before_msec = cpu_msec(running.pid)
     try:
         took = []
-        for count in (WAITING // 2, WAITING):
+        for count in (total // 2, total):
             for number in range(len(waiting), count):
                 client = Client(buses[number % CONNECTIONS])
                 waiting.append(asyncio.create_task(_acquire_and_wait(client, names, number)))

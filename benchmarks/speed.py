@@ -17,6 +17,7 @@ from benchmarks import (
     instructions,
     large_message,
     leases,
+    load_growth,
     pauses,
     plans,
 )
@@ -31,6 +32,7 @@ PARTS: dict[str, Callable[[Path], Awaitable[list[Row]]]] = {
     "plans": plans.measure,
     "growth": growth.measure,
     "crowd": concurrency.measure,
+    "load": load_growth.measure,
     "large_message": large_message.measure,
     "pauses": pauses.measure,
     "idle": idle.measure,

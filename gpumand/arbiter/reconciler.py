@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 WITHOUT_MODEL = frozenset({Residency.UNLOADED, Residency.PARKED})
 KNOWN = frozenset({Residency.RESIDENT, Residency.UNLOADED, Residency.PARKED, Residency.FAILED})
 RUNNING = frozenset({UnitActivity.ACTIVE, UnitActivity.ACTIVATING})
+UNUSED = frozenset({"", *DOWN})
+"""Activities of a unit that holds no memory; "" = none was reported so far."""
 
 AT_REST_SEC = 15.0
 """Seconds without a start after which a start has ended: ``load_timeout_sec`` applies to a crash loop as a whole."""
@@ -50,10 +52,15 @@ class Reconciler:
         self.observation_count = 0
         self.services = ServiceIndex(state)
 
-    def record_unit(self, unit: UnitState) -> None:
-        """Store the state of a unit or container, from a signal or a query, for each consumer that runs in it."""
+    def record_unit(self, unit: UnitState) -> bool:
+        """Store the state of a unit or container, from a signal or a query, for each consumer that runs in it.
+
+        Returns whether a reading may show something new: not if it is inactive, and was so as far as is known.
+        """
         self.observation_count += 1
-        for consumer in self.services.consumers_in(unit.unit):
+        consumers = self.services.consumers_in(unit.unit)
+        is_news = unit.activity not in DOWN or any(one.unit_activity not in UNUSED for one in consumers)
+        for consumer in consumers:
             observations = self._observations_of(consumer)
             has_new_run = observations.record(unit, self._state.clock.monotonic())
             if consumer.unit_activity != unit.activity:
@@ -65,6 +72,7 @@ class Reconciler:
             self.reconcile(consumer.name)
             if has_new_run:
                 self._reserve_for_start(consumer.name)
+        return is_news or not consumers
 
     def _reserve_for_start(self, name: str) -> None:
         """Reserve the footprint of a consumer whose unit has just started, no matter which process started it.

@@ -45,10 +45,11 @@ class UnitStates:
 
     def record(self, unit: UnitState) -> None:
         """Record the state of a unit, from a systemd signal or a query."""
-        self._reconciler.record_unit(unit)
+        is_news = self._reconciler.record_unit(unit)
         self._look_for_containers_of(unit)
         self._leases.end_for_unit(unit)
-        if self._driver_use.is_open:
+        # Not for each of the thousands of inactive units that are read every minute.
+        if is_news and self._driver_use.is_open:
             self._scheduler.readings.request()  # its memory may have become free, or its model may have loaded
         self._scheduler.step()
 

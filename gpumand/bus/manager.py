@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from gpumand.bus.arbiter_port import ArbiterPort
@@ -26,6 +27,8 @@ from gpumand.domain.lease import Lease, LeaseEnd, LeaseLifetime, Owner
 from gpumand.domain.request import AcquireOptions
 
 Handler = Callable[[IncomingCall], Reply | Awaitable[Reply]]
+ENCODED_AT_ONCE = 128
+"""Consumers that are encoded in one iteration of the event loop while gpumand starts, which takes about 4 ms."""
 
 
 class ManagerMethods:
@@ -91,6 +94,13 @@ class ManagerMethods:
         await self._allow(call, caller, Details(call.member, request=request, owner_uid=owner_uid))
         self._arbiter.cancel(request, caller)
         return self._reply()
+
+    async def prepare_status(self) -> None:
+        """Encode all consumers, some in each iteration of the event loop, so that the first GetStatus need not."""
+        consumers = self._arbiter.status().consumers
+        for start in range(0, len(consumers), ENCODED_AT_ONCE):
+            self._status_encoder.remember(consumers[start : start + ENCODED_AT_ONCE])
+            await asyncio.sleep(0)
 
     def _get_status(self, call: IncomingCall) -> Reply | Awaitable[Reply]:
         reading = self._arbiter.status_refresh()

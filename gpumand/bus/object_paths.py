@@ -6,10 +6,11 @@ hex digits. The empty string becomes ``_``.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 
-_LETTERS = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _DIGITS = b"0123456789"
+_ESCAPED = re.compile(rb"[^A-Za-z0-9]")
 
 
 @lru_cache(maxsize=1024)
@@ -17,8 +18,9 @@ def escape_label(name: str) -> str:
     """Return a name as one element of an object path."""
     if not name:
         return "_"
-    octets = enumerate(name.encode())
-    return "".join(chr(octet) if _stays(octet, position) else f"_{octet:02x}" for position, octet in octets)
+    label = _ESCAPED.sub(_escape, name.encode())
+    # A label does not begin with a digit.
+    return (label if label[0] not in _DIGITS else b"_%02x" % label[0] + label[1:]).decode()
 
 
 def unescape_label(label: str) -> str:
@@ -31,8 +33,8 @@ def unescape_label(label: str) -> str:
     return name
 
 
-def _stays(octet: int, position: int) -> bool:
-    return octet in _LETTERS or (octet in _DIGITS and position > 0)
+def _escape(octet: re.Match[bytes]) -> bytes:
+    return b"_%02x" % octet[0][0]
 
 
 def _decode(label: str) -> str | None:

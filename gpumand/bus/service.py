@@ -47,7 +47,7 @@ class ManagerService:
         self._tree = tree = ObjectTree(connection, LeaseChangesEncoder())
         self._published = PublishedObjects(connection, arbiter, clients, tree, own_interfaces(), version)
         self.publish = self._published.publish
-        manager = ManagerMethods(arbiter, clients, authority)
+        self._manager = manager = ManagerMethods(arbiter, clients, authority)
         standard = StandardInterfaces(tree, read_machine_id())
         self._dispatcher = Dispatcher(tree, standard, manager.handlers, self._published.flush)
         clients.listen(arbiter.owner_vanished)
@@ -60,6 +60,10 @@ class ManagerService:
         """Create the objects, and answer calls from now on."""
         self._published.export()
         self._connection.serve(self._dispatcher.handle)
+
+    async def prepare_status(self) -> None:
+        """Do the work of the first GetStatus in pieces; call it before clients can call."""
+        await self._manager.prepare_status()
 
     def flush(self) -> None:
         """Announce pending property changes now instead of at the end of this iteration of the event loop."""

@@ -11,6 +11,7 @@ consumer by itself, and the rest; here they are joined by the rules of the D-Bus
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from struct import pack_into
 
@@ -29,6 +30,11 @@ class StatusEncoder:
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[ConsumerStatus, bytes]] = {}
+
+    def remember(self, consumers: Iterable[ConsumerStatus]) -> None:
+        """Encode consumers, so that a later ``encode`` need not."""
+        for consumer in consumers:
+            self._known[consumer.name] = consumer, _consumer_bytes(consumer)
 
     def encode(self, status: Status) -> bytes:
         """Return the body of a reply with the signature ``a{sv}``."""
@@ -52,6 +58,10 @@ class StatusEncoder:
         for consumer in consumers:
             known = former.get(consumer.name)
             if known is None or known[0] is not consumer:
-                known = consumer, encode_body("a{sv}", [consumer_entry(consumer)])
+                known = consumer, _consumer_bytes(consumer)
             self._known[consumer.name] = known
         return [content for _, content in self._known.values()]
+
+
+def _consumer_bytes(consumer: ConsumerStatus) -> bytes:
+    return encode_body("a{sv}", [consumer_entry(consumer)])

@@ -160,6 +160,7 @@ class Daemon:
         await components.http.open(self._settings.http)
         # The objects before the name, and READY last: clients and units that start after gpumand call it at once.
         components.service.export()
+        await components.service.prepare_status()
         await bus.request_name(names.BUS_NAME)
         self._garbage.begin()
         self._notifier.ready(status_line(components.arbiter.status()))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gpumand.domain.consumer import EvictionMethod, UnitActivity
+from gpumand.domain.consumer import EvictionMethod, UnitActivity, UnitState
 from gpumand.domain.driver_power import DriverState
 from gpumand.domain.errors import NoSuchLease
 from gpumand.domain.events import Event, LoadFinished
@@ -74,14 +74,29 @@ async def test_state_of_a_unit_leads_to_a_reading_only_while_the_driver_is_open(
     world = await make_world()
     await world.clock.sleep(5.0)
     reads = world.vram.reads
-    world.arbiter.record_unit(await world.units.state("b.service"))
+    world.arbiter.record_unit(UnitState("b.service", UnitActivity.ACTIVE))
     await world.clock.sleep(1.0)
     assert world.vram.reads == reads + 1
 
     world.arbiter.state.driver_state = DriverState.RESTING
-    world.arbiter.record_unit(await world.units.state("b.service"))
+    world.arbiter.record_unit(UnitState("b.service", UnitActivity.INACTIVE))
     await world.clock.sleep(1.0)
     assert world.vram.reads == reads + 1
+
+
+async def test_unit_that_is_still_inactive_leads_to_no_reading_and_its_end_to_one() -> None:
+    world = await make_world()
+    await world.clock.sleep(5.0)
+    reads = world.vram.reads
+    world.arbiter.record_unit(UnitState("b.service", UnitActivity.INACTIVE))
+    await world.clock.sleep(1.0)
+    assert world.vram.reads == reads
+
+    world.arbiter.record_unit(UnitState("b.service", UnitActivity.ACTIVE))
+    await world.clock.sleep(1.0)
+    world.arbiter.record_unit(UnitState("b.service", UnitActivity.FAILED))
+    await world.clock.sleep(1.0)
+    assert world.vram.reads == reads + 2
 
 
 @pytest.mark.parametrize(

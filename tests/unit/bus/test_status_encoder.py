@@ -98,3 +98,24 @@ def test_reply_with_an_encoded_body_equals_one_with_values() -> None:
     entry = status_entry(status(()))
     content = encode_body("a{sv}", [entry])
     assert ReplyEncoder().encode(CALL, "a{sv}", [{}], 5, content) == ReplyEncoder().encode(CALL, "a{sv}", [entry], 5)
+
+
+def test_consumers_that_were_encoded_at_the_start_are_not_encoded_for_the_first_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    consumers = tuple(consumer(number, random.Random(number)) for number in range(20))
+    expected = StatusEncoder().encode(status(consumers))
+    encoder, encoded = StatusEncoder(), list[str]()
+    encoder.remember(consumers[:15])
+    encoder.remember(consumers[15:])
+    changed = replace(consumers[3], error="changed")
+
+    def consumer_entry_counted(one: ConsumerStatus) -> Any:
+        encoded.append(one.name)
+        return consumer_entry(one)
+
+    monkeypatch.setattr(status_encoder, "consumer_entry", consumer_entry_counted)
+    assert encoder.encode(status(consumers)) == expected
+    assert encoded == []
+    encoder.encode(status((*consumers[:3], changed, *consumers[4:])))
+    assert encoded == ["c3"]
