@@ -101,8 +101,7 @@ class EtcdAdmin:
 
         Raises EtcdFailure.
         """
-        if await self.has_auth():
-            await self._log_in()
+        if await self.log_in():
             return
         if not may_require_login:
             await self._refuse_if_shared()
@@ -112,6 +111,13 @@ class EtcdAdmin:
         await self._call("auth/user/grant", {"user": ROOT, "role": ROOT})
         await self._call("auth/enable", {})
         await self._log_in()
+
+    async def log_in(self) -> bool:
+        """Log in as root; False if etcd requires no login, so that it has no users. Raises EtcdFailure."""
+        if not await self.has_auth():
+            return False
+        await self._log_in()
+        return True
 
     async def give_access(self, host: HostAccess) -> None:
         """Create the user and the role of a host, or set them again. Call ``prepare`` first. Raises EtcdFailure."""
@@ -123,10 +129,32 @@ class EtcdAdmin:
         await self._call("auth/user/changepw", {"name": host.user, "password": host.password})
         await self._call("auth/user/grant", {"user": host.user, "role": host.user})
 
-    async def remove_access(self, user: str) -> None:
-        """Remove the user and the role of a host that has left. Call ``prepare`` first. Raises EtcdFailure."""
+    async def remove_access(self, user: str, fleet: str, machine_id: str) -> None:
+        """Remove the user and the role of a host that has left, and all its keys. Call ``log_in`` first.
+
+        Its session is ended here: etcd lets every client with a certificate renew a session, also without a user.
+
+        Args:
+            user: name of the host's user and role.
+            fleet: name of the fleet.
+            machine_id: machine id of the host.
+
+        Raises:
+            EtcdFailure: etcd does not answer, or refuses it.
+        """
         await self._call("auth/user/delete", {"name": user}, missing_is_fine=True)
         await self._call("auth/role/delete", {"role": user}, missing_is_fine=True)
+        await self._end_session(Keys(fleet).host(machine_id))
+        await self._call("kv/deleterange", {"key": _base64(Keys(fleet).drain(machine_id))})
+
+    async def _end_session(self, row: str) -> None:
+        """End the session that keeps the row of a host, and with it its leases, intents and claims."""
+        status, answer = await self._post("kv/range", {"key": _base64(row)})
+        if status != 200:
+            raise EtcdFailure(_explained(answer))
+        for pair in answer.get("kvs", ()):
+            if session := pair.get("lease"):  # absent in a row without a session
+                await self._call("lease/revoke", {"ID": session}, missing_is_fine=True)
 
     async def _refuse_if_shared(self) -> None:
         """Raise EtcdFailure if other programs have keys in an etcd without logins: they could not use it any more."""

@@ -1,4 +1,4 @@
-"""``gpumanctl fleet``: creates a fleet of several hosts, invites hosts, and joins one."""
+"""``gpumanctl fleet``: creates a fleet of several hosts, invites, joins and removes hosts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _address_option(default: str) -> Callable[[Any], Any]:
 
 @click.group("fleet", cls=Group, no_args_is_help=False)
 def fleet() -> None:
-    """Create a fleet of several hosts, invite hosts, and join one.
+    """Create a fleet of several hosts, invite hosts, join one, and remove hosts.
 
     The hosts of a fleet are shown and used with gpumanctl --fleet, see gpumand-fleet(8).
     """
@@ -208,6 +208,31 @@ def invite(
     if not (bundle.plan.endpoints or bundle.plan.domain):
         note = f'Other hosts need this line below [fleet.peers] in fleet.toml: {host} = "{bundle.plan.url}"'
         click.echo(note, err=True)
+
+
+@fleet.command("remove", cls=Command)
+@click.argument("host")
+@_folder_option
+@click.pass_context
+def remove(ctx: click.Context, host: str, folder: Path) -> None:
+    """Remove HOST, which has left the fleet or was stolen: it cannot log in to etcd any more.
+
+    Run it on the host that created the fleet. The output names what is left to do on the other hosts, since the
+    certificate of HOST stays valid until it expires.
+    """
+    from gpumand.cli.fleet_setup.folders import Folders
+    from gpumand.cli.fleet_setup.founding import require_cryptography
+    from gpumand.cli.fleet_setup.removing import remove as end_access
+
+    options = global_options(ctx)
+    require_cryptography()
+    notes = asyncio.run(end_access(host, Folders(folder)))
+    if options.json:
+        return print_json({"removed": host, "next": notes})
+    click.echo(f"{host}: removed")
+    for note in notes if not options.quiet else ():
+        click.echo(note)
+    return None
 
 
 @fleet.command("join", cls=Command)

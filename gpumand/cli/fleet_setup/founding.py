@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -196,14 +197,21 @@ async def give_access(
     folders: Folders, settings: FleetConfig, access: HostAccess, *, may_require_login: bool = False
 ) -> None:
     """Let a host use etcd. Raises Failure, and EtcdAbsent if no member answers."""
+    async with etcd_admin(folders, settings) as admin:
+        await admin.prepare(may_require_login=may_require_login)
+        await admin.give_access(access)
+
+
+@asynccontextmanager
+async def etcd_admin(folders: Folders, settings: FleetConfig) -> AsyncIterator[EtcdAdmin]:
+    """etcd as its user root. Raises Failure, also for what fails inside, and EtcdAbsent if no member answers."""
     assert settings.etcd is not None
     try:
         context = client_context(settings.tls) if settings.tls else None
         root = read_secret(folders.root_password)
         endpoints = settings.etcd.endpoints or await discover(settings.etcd.domain)
         async with EtcdAdmin(endpoints, context, root) as admin:
-            await admin.prepare(may_require_login=may_require_login)
-            await admin.give_access(access)
+            yield admin
     except EtcdAbsent:
         raise
     except (EtcdFailure, StoreUnavailable) as error:

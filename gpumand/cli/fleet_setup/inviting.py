@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from gpumand.cli.errors import ExitCode, Failure
 from gpumand.cli.fleet_setup.bundle import Bundle
-from gpumand.cli.fleet_setup.files import SECRET, NewFile, read_bytes, write_again
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.cli.fleet_setup.founding import (
     AGENT_PORT,
@@ -23,6 +19,7 @@ from gpumand.cli.fleet_setup.founding import (
     own_machine_id,
     url_host,
 )
+from gpumand.cli.fleet_setup.invited import InvitedHost, invited_hosts, write_invited
 from gpumand.cli.fleet_setup.toml_text import HostPlan
 from gpumand.fleet.certificates import BadCertificate, KeyPair, create_host, create_member, read_host
 from gpumand.fleet.etcd_roles import EtcdAbsent, HostAccess
@@ -58,7 +55,7 @@ async def invite(guest: Guest, folders: Folders) -> Bundle:
     except BadCertificate as error:
         raise Failure(ExitCode.FAILURE, f"the certificate authority cannot be used: {error}") from None
     password = await _access(guest, folders, settings)
-    _remember(guest, folders)
+    write_invited(invited_hosts(folders) | {guest.host: InvitedHost(guest.machine_id, guest.addresses)}, folders)
     return Bundle(_plan(guest, settings), guest.machine_id, authority.certificate, pair, password, member)
 
 
@@ -96,7 +93,7 @@ def _former_addresses(guest: Guest, folders: Folders, settings: FleetConfig) -> 
 
     Without them, a certificate that is only renewed would lose the addresses at which the others reach the host.
     """
-    if (known := _known(folders).get(guest.host)) is not None and known.addresses:
+    if (known := invited_hosts(folders).get(guest.host)) is not None and known.addresses:
         return known.addresses
     if guest.host == settings.host:
         return _own_addresses(settings)
@@ -115,51 +112,10 @@ def _own_addresses(settings: FleetConfig) -> tuple[str, ...]:
 
 def _check_machine_id(guest: Guest, folders: Folders, settings: FleetConfig) -> None:
     """Refuse a second host with the same machine id, as copies of a virtual machine have it."""
-    known = {name: one.machine_id for name, one in _known(folders).items()} | {settings.host: own_machine_id()}
+    known = {name: one.machine_id for name, one in invited_hosts(folders).items()} | {settings.host: own_machine_id()}
     for name, machine_id in known.items():
         if machine_id == guest.machine_id and name != guest.host:
             what = f"{guest.host} has the same machine id as {name}, so it is probably a copy of that host"
             raise Failure(ExitCode.FAILURE, f"{what}. Give it a machine id of its own, see machine-id(5)")
     if settings.host == guest.host and guest.machine_id != known[settings.host]:
         raise Failure(ExitCode.FAILURE, f"{guest.host} is the name of this host. Choose another name")
-
-
-@dataclass(frozen=True, slots=True)
-class _Invited:
-    """A host that was invited.
-
-    Attributes:
-        machine_id: its machine id.
-        addresses: the addresses of its last certificate.
-    """
-
-    machine_id: str
-    addresses: tuple[str, ...] = ()
-
-
-def _known(folders: Folders) -> dict[str, _Invited]:
-    """The hosts that were invited, by name."""
-    if not folders.invited.exists():
-        return {}
-    try:
-        document: Any = json.loads(read_bytes(folders.invited))
-    except ValueError:
-        raise Failure(ExitCode.FAILURE, f"{folders.invited} is no JSON. Restore it, or move it away") from None
-    return {str(name): _invited(one) for name, one in document.items()} if isinstance(document, dict) else {}
-
-
-def _invited(entry: Any) -> _Invited:
-    if not isinstance(entry, dict):  # the form before addresses were kept
-        return _Invited(str(entry))
-    addresses = entry.get("addresses")
-    kept = tuple(str(one) for one in addresses) if isinstance(addresses, list) else ()
-    return _Invited(str(entry.get("machine_id", "")), kept)
-
-
-def _remember(guest: Guest, folders: Folders) -> None:
-    known = _known(folders) | {guest.host: _Invited(guest.machine_id, guest.addresses)}
-    write_again(NewFile(folders.invited, (json.dumps(_document(known), indent=1) + "\n").encode(), SECRET))
-
-
-def _document(known: Mapping[str, _Invited]) -> dict[str, Any]:
-    return {name: {"machine_id": one.machine_id, "addresses": one.addresses} for name, one in known.items()}

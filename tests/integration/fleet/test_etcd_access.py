@@ -91,9 +91,9 @@ def test_setting_up_again_changes_the_password_and_keeps_the_rest(etcd: TlsEtcd)
 def test_a_host_that_has_left_cannot_log_in(etcd: TlsEtcd) -> None:
     async def leave() -> None:
         async with EtcdAdmin((etcd.url,), client_context(etcd.client("admin")), "of-root") as admin:
-            await admin.prepare()
-            await admin.remove_access("gpu4")
-            await admin.remove_access("gpu4")
+            assert await admin.log_in()
+            await admin.remove_access("gpu4", "lab", "4" * 32)
+            await admin.remove_access("gpu4", "lab", "4" * 32)
 
     asyncio.run(set_up(etcd, HostAccess("gpu4", "password", "lab", "4" * 32)))
     asyncio.run(leave())

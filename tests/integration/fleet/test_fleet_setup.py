@@ -4,91 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import stat
-import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from gpumand.cli.app import gpumanctl
 from gpumand.cli.fleet_setup.folders import Folders
-from gpumand.fleet.certificates import KeyPair, create_ca, read_host
+from gpumand.fleet.certificates import create_ca, read_host
 from gpumand.fleet.config import load
 from gpumand.fleet.settings import TlsFiles
 from gpumand.fleet.tls import client_context
-from tests.integration.fleet.tls_etcd import TlsEtcd, await_ready, free_port, needs_etcd
-
-ONE, TWO = "1" * 32, "2" * 32
-Run = Callable[..., "Result"]
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def ctl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Returns a function that runs gpumanctl fleet on the host with a machine id."""
-
-    def run(*arguments: object, machine_id: str = ONE) -> Result:
-        monkeypatch.setattr("gpumand.cli.fleet_setup.founding.read_machine_id", lambda: machine_id)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            gpumanctl.main(["fleet", *map(str, arguments)])
-        return Result(int(caught.value.code or 0), *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def first(tmp_path: Path) -> Folders:
-    return Folders(tmp_path / "one")
-
-
-@pytest.fixture
-def second(tmp_path: Path) -> Folders:
-    return Folders(tmp_path / "two")
-
-
-def member(folders: Folders, port: int) -> TlsEtcd:
-    """Start etcd with the settings that init has written, at other ports and as this user."""
-    text = folders.member_settings.read_text(encoding="utf-8").replace(":2379", f":{port}")
-    peer_port = free_port()
-    text = text.replace(":2380", f":{peer_port}").replace("0.0.0.0", "127.0.0.1")
-    settings = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
-    environment = os.environ | settings | {"ETCD_DATA_DIR": str(folders.base / "data")}
-    with (folders.base / "log").open("wb") as log:
-        process = subprocess.Popen(["etcd"], env=environment, stdout=log, stderr=log)
-    url, peer_url = f"https://127.0.0.1:{port}", f"https://127.0.0.1:{peer_port}"
-    return TlsEtcd(folders.base, _authority(folders), url, process, peer_url=peer_url)
-
-
-def _authority(folders: Folders) -> KeyPair:
-    return KeyPair(folders.ca_certificate.read_bytes(), folders.ca_key.read_bytes())
-
-
-@pytest.fixture
-def founded(ctl: Run, first: Folders) -> Iterator[TlsEtcd]:
-    """A fleet whose etcd runs."""
-    port = free_port()
-    done = ctl("init", "--name=lab", "--host=gpu1", "--address=127.0.0.1", "--etcd", f"--folder={first.base}")
-    assert (done.code, "etcd does not answer yet" in done.out) == (0, True), done
-    text = first.config.read_text(encoding="utf-8").replace(":2379", f":{port}")
-    first.config.write_text(text, encoding="utf-8")
-    etcd = member(first, port)
-    try:
-        await_ready(etcd)
-        yield etcd
-    finally:
-        etcd.process.terminate()
-        etcd.process.wait()
+from tests.integration.fleet.founded_fleet import ONE, TWO, Result, Run
+from tests.integration.fleet.tls_etcd import TlsEtcd, needs_etcd
 
 
 def modes(folders: Folders) -> dict[str, int]:
