@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from aiohttp.web_response import StreamResponse
 
-from gpumand.domain.errors import GpumandError
+from gpumand.domain.errors import GpumandError, NotNowError
 from gpumand.fleet.calls import dump_line
 from gpumand.fleet.errors import error_body
 from gpumand.fleet.http_server import LOST_SEC, Request, error_response
@@ -27,6 +27,8 @@ EARLY_SEC = 0.5
 """A request that is decided within this time gets an answer with its own HTTP status."""
 
 RELEASED = "released"
+
+T = TypeVar("T")
 
 
 class LeaseHandle(Protocol):
@@ -67,6 +69,24 @@ async def serve_lease(request: Request, work: Awaitable[LeaseHandle]) -> StreamR
         return stream.response
     finally:
         await asyncio.shield(_end(acquiring, gone))
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of some work, which is cancelled when the client leaves. Raises NotNowError then.
+
+    aiohttp does not cancel the handler of a request whose client has left.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(request.connection.lost.wait())
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise NotNowError("the client has left")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
 
 
 async def _keep(stream: _Stream, handle: LeaseHandle, gone: asyncio.Future[str]) -> None:

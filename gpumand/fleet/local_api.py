@@ -37,7 +37,7 @@ from gpumand.fleet.calls import (
     parse_plan,
 )
 from gpumand.fleet.http_server import Request, Routes, json_response
-from gpumand.fleet.lease_streams import serve_lease
+from gpumand.fleet.lease_streams import serve_lease, while_connected
 from gpumand.fleet.local_access import check_local, peer_of
 from gpumand.fleet.router import Router
 from gpumand.fleet.row_json import encode_host
@@ -143,7 +143,8 @@ class LocalApi:
     async def _load(self, request: Request) -> StreamResponse:
         call = parse_load(await request.text(MAX_BODY_BYTES))
         await check_local(peer_of(request.connection.socket))
-        return json_response(await self._router.load(replace(call, user=await self._user(request, call.user))))
+        call = replace(call, user=await self._user(request, call.user))
+        return json_response(await while_connected(request, self._router.load(call)))
 
     async def _drain(self, request: Request) -> StreamResponse:
         call = parse_drain(await request.text(MAX_BODY_BYTES))

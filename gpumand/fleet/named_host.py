@@ -36,6 +36,8 @@ class NamedHost:
     async def ask(self, attempt: Attempt, work: Callable[[FleetHost], Awaitable[T]]) -> tuple[HostRow, T]:
         """Ask it again while it restarts, for ``RETURN_SEC`` and within the time of the request.
 
+        A request that was in the queue of the host until it restarted has the whole of ``RETURN_SEC``.
+
         Args:
             attempt: the request, which names the host.
             work: calls the host; it must be idempotent.
@@ -45,11 +47,14 @@ class NamedHost:
         give_up = now() + min(attempt.left_sec, RETURN_SEC)
         while True:
             row = await self._placer.required_soon(attempt.call.on, attempt)
+            sent_at = now()
             try:
                 answer = await work(self._host(row))
             except AWAY as error:
                 if isinstance(error, HostLost):
                     self._table.note_lost(row.machine_id, error.message)
+                if now() - sent_at > RETURN_SEC:
+                    give_up = now() + min(attempt.left_sec, RETURN_SEC)
                 if now() >= give_up or not _may_return(error):
                     raise
                 # The row shows a moment later that the host is away.

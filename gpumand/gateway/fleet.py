@@ -40,6 +40,9 @@ MODELS_SEC = 5.0
 FIRST_WAIT_SEC = 2.0
 MAX_HOSTS = 64
 MAX_BYTES = 4 << 20
+MAX_HOSTS_BYTES = 32 << 20
+"""Size of the rows and leases of as many hosts as gpumand-fleet knows: 256 rows of up to 64 KiB, and 4096 leases."""
+
 MAX_MODELS = 4096
 
 _ERRORS = (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError, Refused, UpstreamDown)
@@ -204,16 +207,17 @@ class Fleet:
 
     async def _read_hosts(self) -> None:
         try:
-            self._hosts, self._absence = _without_leases(await self._call("GET", "/v1/hosts", None)), ""
+            found = await self._call("GET", "/v1/hosts", None, MAX_HOSTS_BYTES)
+            self._hosts, self._absence = _without_leases(found), ""
         except _ERRORS as error:
             reason = "it is not running" if isinstance(error, UpstreamDown) else str(error) or "no answer in time"
             self._hosts, self._absence = {}, f"gpumand-fleet does not answer: {reason}"
         self._hosts_at = time.monotonic()
 
-    async def _call(self, method: str, path: str, body: Document | None) -> Document:
+    async def _call(self, method: str, path: str, body: Document | None, max_bytes: int = MAX_BYTES) -> Document:
         data = None if body is None else json.dumps(body).encode()
         async with asyncio.timeout(CALL_SEC):
-            return await self._document(self._agent, method, path, _JSON, data)
+            return await self._document(self._agent, method, path, _JSON, data, max_bytes)
 
     @property
     def _agent(self) -> Endpoint:
@@ -239,16 +243,28 @@ class Fleet:
         return own | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
 
     async def _document(
-        self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], data: bytes | None
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        data: bytes | None,
+        max_bytes: int = MAX_BYTES,
     ) -> Document:
         """The JSON object that a server answers with. Raises one of ``_ERRORS``."""
-        status, found = await self._answer(endpoint, method, path, headers, data)
+        status, found = await self._answer(endpoint, method, path, headers, data, max_bytes)
         if status != 200:
             raise ValueError(f"status {status}: {str(found)[:200]}")
         return found
 
     async def _answer(
-        self, endpoint: Endpoint, method: str, path: str, headers: Mapping[str, str], data: bytes | None
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        data: bytes | None,
+        max_bytes: int = MAX_BYTES,
     ) -> tuple[int, Document]:
         """Status and JSON object of an answer. Raises one of ``_ERRORS``."""
         answer = await self._upstreams.request(endpoint, method, path, headers, data)
@@ -256,7 +272,7 @@ class Fleet:
             content = bytearray()
             while chunk := await answer.content.readany():
                 content += chunk
-                if len(content) > MAX_BYTES:
+                if len(content) > max_bytes:
                     raise ValueError("the answer is too large")
         finally:
             answer.close() if not answer.content.at_eof() else answer.release()

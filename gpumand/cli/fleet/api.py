@@ -20,7 +20,8 @@ CALL_SEC = 15.0
 EXTRA_SEC = 10.0
 """Time beyond a call's own waiting time."""
 
-MAX_ANSWER_BYTES = 16 << 20
+MAX_ANSWER_BYTES = 32 << 20
+"""More than the rows and leases of as many hosts as the agent knows."""
 
 Fields = dict[str, Any]
 

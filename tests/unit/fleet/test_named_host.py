@@ -71,6 +71,18 @@ async def test_request_for_a_named_host_does_not_wait_where_that_is_pointless(
     assert len(refusing.acquired) == 1
 
 
+async def test_request_that_was_in_the_queue_for_long_waits_while_its_host_restarts(
+    fleet: ScriptedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpumand.fleet.named_host.RETURN_SEC", 0.02)
+    router, restarting = await fleet.router(), fleet.hosts["gpu2"]
+    restarting.before = lambda: asyncio.sleep(0.1)  # longer than the wait for a host that restarts
+    restarting.answers = [ShuttingDown("gpumand is stopping")]
+    async with asyncio.timeout(DEADLINE_SEC):
+        lease = await router.acquire(AcquireCall("big", 600.0, on="gpu2"))
+    assert lease.grant["host"] == "gpu2"
+
+
 async def test_request_that_must_not_wait_is_refused_at_once(fleet: ScriptedFleet) -> None:
     router = await fleet.router()
     fleet.hosts["gpu2"].answers = [ShuttingDown("gpumand-fleet is stopping")]

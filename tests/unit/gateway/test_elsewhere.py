@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -96,3 +98,24 @@ async def test_other_gateway_learns_that_a_client_may_not_see_everything(consume
     assert got.startswith(b"HTTP/1.1 200 ")
     limits = [line for line in sent[0].split("\r\n") if line.lower().startswith("x-gpumand-limit")]
     assert limits == ([] if consumers is None else ["X-Gpumand-Limit: chat"])
+
+
+async def test_rows_of_many_hosts_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpumand-fleet keeps 256 rows of up to 64 KiB; a gateway that refused them would lose the whole fleet."""
+    monkeypatch.setattr("gpumand.gateway.fleet.CALL_SEC", 30.0)  # the test is not about time
+    big = [{"state": "up", "row": {"name": f"gpu{number}", "extra": "x" * 60_000}} for number in range(100)]
+    body = json.dumps({"hosts": [*big, {"state": "up", "row": {"name": "last", "gateway": "http://last:8770"}}]})
+    text = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body.encode())
+
+    async def answer(_: bytes, writer: Any) -> None:
+        writer.write(text)
+
+    path = tmp_path / "fleet.sock"
+    async with server(answer, path):
+        upstreams = Upstreams()
+        fleet = Fleet(lambda: FleetSettings(enabled=True, socket=str(path)), upstreams)
+        try:
+            assert list(await fleet.others()) == ["last"], await fleet.document()
+        finally:
+            await fleet.close()
+            await upstreams.close()
