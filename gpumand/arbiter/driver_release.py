@@ -79,6 +79,7 @@ class DriverRelease:
             raise
         self._bound_to = owner.bus_name if options.bound else ""
         log.warning("%s", self._gate.driver_released)
+        self._state.publish_changes()  # no reading follows that would announce it
         self._scheduler.background.spawn(self._take_later(number, options.duration_sec))
         return ReleaseReport(self._state.clock.realtime_usec() + int(options.duration_sec * 1e6), holders)
 

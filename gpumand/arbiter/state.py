@@ -307,8 +307,15 @@ class ArbiterState:
             self._publish_lease_health()
 
     def _publish_summary_changes(self) -> None:
-        # The samples decide whether the state is degraded; like the devices, they are compared by identity.
-        counts = (self.queue_length, len(self.ledger.leases), self.stats.evictions, self.source_error)
+        # The samples decide whether the state is degraded; like the devices, they are compared by identity. A released
+        # driver is degraded, too.
+        counts = (
+            self.queue_length,
+            len(self.ledger.leases),
+            self.stats.evictions,
+            self.source_error,
+            self.driver_state,
+        )
         if counts != self._announced_counts or self.ledger.devices is not self._summary_devices:
             self._announced_counts, self._summary_devices = counts, self.ledger.devices
             self.publish(SUMMARY_CHANGED)

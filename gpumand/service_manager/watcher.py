@@ -63,13 +63,16 @@ class WatchedUnit:
 
     async def listen_to(self, path: str) -> None:
         """Receive the signals of an object path. Raises BusError, BusLost."""
-        former = self._listener
-        if former is not None and former.path == path and not self.is_outdated:
+        if self._listener is not None and self._listener.path == path and not self.is_outdated:
             return
         # The new listener is added before the old one is removed, so that no signal is missed.
-        self._listener = await self._signals.listen(path, self._on_changed)
+        added = await self._signals.listen(path, self._on_changed)
+        # During the await another call may have added one, or the watch may have been closed.
+        former, self._listener = self._listener, added
         if former is not None:
             await former.cancel()
+        if self._is_closed:
+            await added.cancel()
 
     def record(self, listed: ListedUnit | None) -> None:
         """Use its row in a list that was made while its signals were received; None if it is not in the list."""

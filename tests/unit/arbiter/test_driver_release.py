@@ -11,6 +11,7 @@ from gpumand.domain.device import Devices, Reading
 from gpumand.domain.driver_power import DriverState
 from gpumand.domain.driver_release import ReleaseOptions
 from gpumand.domain.errors import Busy, DeviceUnavailable, TimedOut
+from gpumand.domain.events import SummaryChanged
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.vram import FakeVram
 from gpumand.testing.world import FakeWorld, client
@@ -46,6 +47,25 @@ async def test_requests_wait_with_a_message_and_are_served_when_the_driver_is_ta
     assert world.arbiter.take_gpu()
     assert (await waiting).loaded
     assert world.arbiter.status().degraded == ""
+
+
+async def test_release_and_its_end_are_announced_at_once(world: FakeWorld) -> None:
+    world.arbiter.state.publish_changes()
+    world.events.clear()
+    await world.arbiter.release_gpu(ROOT, ReleaseOptions(duration_sec=300))
+    assert world.named(SummaryChanged)
+    world.events.clear()
+    world.arbiter.take_gpu()
+    assert world.named(SummaryChanged)
+
+
+async def test_release_of_a_resting_driver_is_announced(world: FakeWorld) -> None:
+    world.arbiter.state.driver_state = DriverState.RESTING
+    world.arbiter.state.publish_changes()
+    world.events.clear()
+    await world.arbiter.release_gpu(ROOT, ReleaseOptions(duration_sec=300))
+    assert world.named(SummaryChanged)
+    assert world.arbiter.summary().degraded.startswith("driver-released: ")
 
 
 async def test_no_reading_opens_the_driver_during_a_release(world: FakeWorld) -> None:

@@ -22,7 +22,7 @@ class Systemd:
 
     def __init__(self) -> None:
         self.lookups = 0
-        self.unsubscribed = 0
+        self.subscribed = self.unsubscribed = 0
         self.answering = asyncio.Event()
         self.answering.set()
         self.faults: list[Exception] = []
@@ -34,6 +34,8 @@ class Systemd:
         return path
 
     async def listen_to_unit(self, path: str, callback: Callable[[Signal], None]) -> Systemd:
+        self.subscribed += 1
+        await self.answering.wait()
         return self
 
     async def cancel(self) -> None:
@@ -127,3 +129,32 @@ async def test_unexpected_error_does_not_end_the_watch(systemd: Systemd, caplog:
 
     assert [state.activity for state in states] == [UnitActivity.ACTIVE]
     await watched.close()
+
+
+async def test_a_watch_that_is_closed_while_its_rule_is_added_leaves_no_rule(systemd: Systemd) -> None:
+    of = cast(Systemd1, systemd)
+    watched = WatchedUnit(of, UnitSignals(of), "a.service", lambda _: None)
+    systemd.answering.clear()
+    listening = asyncio.create_task(watched.listen_to("/1"))
+    await until_idle()
+    await watched.close()
+
+    systemd.answering.set()
+    await listening
+
+    assert (systemd.subscribed, systemd.unsubscribed) == (1, 1)
+
+
+async def test_two_overlapping_changes_of_the_path_leave_one_rule(systemd: Systemd) -> None:
+    of = cast(Systemd1, systemd)
+    watched = WatchedUnit(of, UnitSignals(of), "a.service", lambda _: None)
+    systemd.answering.clear()
+    changes = [asyncio.create_task(watched.listen_to(path)) for path in ("/1", "/2")]
+    await until_idle()
+
+    systemd.answering.set()
+    await asyncio.gather(*changes)
+
+    assert (systemd.subscribed, systemd.unsubscribed) == (2, 1)
+    await watched.close()
+    assert systemd.unsubscribed == 2
