@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from gpumand.discovery.launcher_units import starts_other_programs
 from gpumand.domain.container import COMPOSE_SERVICE, ContainerEngine, ContainerState, PublishedPort, name_in_compose
 from gpumand.domain.container_rules import LocatorRules, ProcessPlace
 from gpumand.vram.container_links import Evidence, link
@@ -125,7 +126,7 @@ def _from_cgroup(key: str, pids: Sequence[int], places: Mapping[int, ProcessPlac
     assert container is not None
     own_unit = cgroup.unit if cgroup.uid is None and cgroup.unit.endswith(".service") else ""
     monitor_unit = first.monitor_unit if first.monitor_unit.endswith(".service") and cgroup.uid is None else ""
-    unit = own_unit or monitor_unit
+    unit = next((one for one in (own_unit, monitor_unit) if one and not starts_other_programs(one)), "")
     name = container.name or first.name
     return FoundContainer(
         key,
@@ -163,7 +164,10 @@ def _client_units(
     evidence: Evidence,
 ) -> dict[str, str]:
     """Id of a container -> the service whose container client started it."""
-    units = {one.cgroup.unit for one in evidence.clients if one.cgroup.unit.endswith(".service")}
+    # A container that PM2 or cron has started is a consumer of its own: their unit must not be stopped for it.
+    clients = tuple(one for one in evidence.clients if not starts_other_programs(one.cgroup.unit))
+    evidence = replace(evidence, clients=clients)
+    units = {one.cgroup.unit for one in clients if one.cgroup.unit.endswith(".service")}
     rules = LocatorRules(units={unit: (unit,) for unit in units})
     first = {key: places[pids[0]] for key, pids in by_key.items()}
     with_id = {key: one for key, one in first.items() if one.cgroup.container and one.cgroup.container.id}

@@ -90,7 +90,9 @@ def _group_processes(host: Host, presets: Sequence[Preset]) -> list[Candidate]:
     programs = {one.pid for one in outside if any(_matches_command(one, preset) for preset in presets)}
     containers = {one.key: one for one in host.containers}
     started_by = {one.unit: one.key for one in reversed(host.containers) if one.unit}
-    by_key: dict[str, list[Process]] = {unit: [] for unit in host.units if unit not in started_by}
+    # PM2's unit has the name of a user, which may be that of a server: pm2-comfyui.service.
+    units = [one for one in host.units if one not in started_by and not starts_other_programs(one)]
+    by_key: dict[str, list[Process]] = {unit: [] for unit in units}
     for process in host.processes.values():
         by_key.setdefault(_group_of(process, started_by, programs), []).append(process)
     return [_make_candidate(host, key, _with_main(key, ones), containers.get(key)) for key, ones in by_key.items()]
@@ -168,5 +170,5 @@ def _matches(candidate: Candidate, preset: Preset) -> Iterable[tuple[tuple[int, 
         if fnmatchcase(image.lower(), pattern) or fnmatchcase(image.lower().partition(":")[0], pattern):
             yield (2, len(pattern)), "its image"
     for pattern in detect.units:
-        if candidate.unit and fnmatchcase(candidate.unit.lower(), f"{pattern.rstrip('*')}*.service"):
+        if candidate.unit and fnmatchcase(candidate.unit.lower(), f"{pattern}.service"):
             yield (0, len(pattern)), "the name of its unit"

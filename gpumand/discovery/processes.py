@@ -9,8 +9,15 @@ from pathlib import Path
 MAX_COMMAND = 4096
 """Maximum number of bytes that are read of a command line."""
 
-SCRIPTS = (b".py", b".sh")
-"""Endings of scripts that interpreters run."""
+SERVER_SCRIPTS = frozenset(
+    b"main.py server.py tts_server.py launch.py webui.py start.py script.py one_click.py webui.sh start.sh".split()
+)
+"""Scripts of servers that say nothing about the server. Other scripts in its folder, such as train.py, are not it."""
+
+INTERPRETERS = (b"python", b"pypy", b"uv", b"bash", b"sh")
+"""Beginnings of names of programs that run a script; an editor, for example, has it open."""
+
+SCRIPT_ENDINGS = (b".py", b".sh")
 
 MAX_WORDS = 8
 """Words of a command line among which the script is, after the interpreter and its options."""
@@ -25,8 +32,8 @@ _UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(?:service|scope)")
 def command_line(pid: int, proc: Path = Path("/proc")) -> str:
     """The command line of a process, words joined by blanks; "" when it cannot be read.
 
-    Unprintable characters become "?", and a long command line is cut. A script gets its folder, as far as that can be
-    read: "python main.py" names no program, and the folder does.
+    Unprintable characters become "?", and a long command line is cut. The script of a server gets the name of its
+    folder, if that can be read: "python main.py" names no program, "python ComfyUI/main.py" does.
     """
     try:
         with (proc / str(pid) / "cmdline").open("rb") as file:
@@ -38,15 +45,29 @@ def command_line(pid: int, proc: Path = Path("/proc")) -> str:
 
 
 def _with_folder(words: list[bytes], folder: Path) -> list[bytes]:
-    """The words, the first of which that is a script by its folder if it is not written with one."""
-    script = next((index for index, word in enumerate(words[:MAX_WORDS]) if word.endswith(SCRIPTS)), None)
-    if script is None or words[script].startswith((b"/", b"-")):
+    """The words, with the name of the folder before the script of a server that is written without one.
+
+    Folders above are left out: /home/comfyui and ComfyUI/custom_nodes/x have programs of all kinds.
+    """
+    index = _script(words)
+    if index is None:
         return words
     try:
-        place = os.path.join(os.readlink(os.fsencode(folder)), words[script].removeprefix(b"./"))
+        name = os.path.basename(os.readlink(os.fsencode(folder)))
     except OSError:
         return words
-    return [*words[:script], place, *words[script + 1 :]]
+    return [*words[:index], os.path.join(name, words[index].removeprefix(b"./")), *words[index + 1 :]]
+
+
+def _script(words: list[bytes]) -> int | None:
+    """The index of the script that the program runs, if it is one of SERVER_SCRIPTS in the working directory."""
+    for index, word in enumerate(words[:MAX_WORDS]):
+        if word.removeprefix(b"./") in SERVER_SCRIPTS:
+            is_run = index == 0 or os.path.basename(words[0]).startswith(INTERPRETERS)
+            return index if is_run else None
+        if word in (b"-m", b"-c") or word.endswith(SCRIPT_ENDINGS):
+            return None  # what follows are arguments of a module or of another script
+    return None
 
 
 def ancestors(pid: int, proc: Path = Path("/proc")) -> tuple[int, ...]:

@@ -42,7 +42,7 @@ def _advice(root: Path) -> str:
     if "microsoft" in _text(root / "proc/sys/kernel/osrelease").lower():
         return "in WSL, write the lines [boot] and systemd=true to /etc/wsl.conf, then run in Windows: wsl --shutdown"
     if any((root / name).exists() for name in (".dockerenv", "run/.containerenv")) or _text(root / "run/container"):
-        return "in a container, install gpumand on the host instead"
+        return "in a container, install gpumand on the host; clients here need its bus, /run/dbus/system_bus_socket"
     return "install gpumand on a host that systemd has booted"
 
 

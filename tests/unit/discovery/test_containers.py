@@ -106,6 +106,17 @@ def test_unit_whose_client_started_the_container_is_written_beside_it(tmp_path: 
     assert (consumers["comfyui"]["unit"], consumers["comfyui"]["container"]) == ("comfyui.service", "ui")
 
 
+@pytest.mark.parametrize("unit", ["cron.service", "pm2-root.service", "supervisor.service"])
+def test_unit_of_many_programs_that_started_a_container_is_not_written_beside_it(unit: str, tmp_path: Path) -> None:
+    client = RunningClient(place_of(f"/system.slice/{unit}"), 1, ContainerClient("run", ("ui",)))
+    monitored = ProcessPlace(place_of(f"/machine.slice/libpod-{ID}.scope/container"), "ui", unit)
+    for one in (found(evidence=Evidence((client,))), found(monitored, None)):
+        assert one.unit == ""
+    text = text_of(found(evidence=Evidence((client,))))
+    assert consumers_of(text, tmp_path)["comfyui"]["container"] == "ui"
+    assert unit not in text
+
+
 @pytest.mark.parametrize(
     ("place", "state"),
     [

@@ -109,8 +109,8 @@ def test_setup_says_where_a_service_runs(unit: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("command", "folder", "expected"),
     [
-        ("python3 main.py --listen", "/home/alice/ComfyUI", "python3 /home/alice/ComfyUI/main.py --listen"),
-        ("venv/bin/python -s ./launch.py", "/opt/webui", "venv/bin/python -s /opt/webui/launch.py"),
+        ("python3 main.py --listen", "/home/alice/ComfyUI", "python3 ComfyUI/main.py --listen"),
+        ("venv/bin/python -s ./launch.py", "/opt/webui", "venv/bin/python -s webui/launch.py"),
         ("python3 /srv/x/main.py other.py", "/home/alice/ComfyUI", "python3 /srv/x/main.py other.py"),
         ("ollama serve", "/home/alice/ComfyUI", "ollama serve"),
         ("python3 main.py", "", "python3 main.py"),
@@ -131,3 +131,37 @@ def test_a_server_that_was_started_in_its_folder_is_recognised(tmp_path: Path) -
     (tmp_path / "7/cwd").symlink_to("/home/alice/ComfyUI")
     text = generated(Process(7, "python", command_line(7, tmp_path), "art.service", is_main=True, used_mib={0: 7000}))
     assert consumers(text) == {"comfyui": {"preset": "comfyui", "unit": "art.service", "vram_resident_mib": 7000}}
+
+
+@pytest.mark.parametrize(
+    ("command", "folder"),
+    [
+        ("python3 train.py", "/home/alice/ComfyUI"),
+        ("python3 main.py", "/home/comfyui/exporter"),
+        ("python3 main.py", "/srv/ComfyUI/custom_nodes/watcher"),
+        ("python3 -m http_proxy --target main.py", "/home/alice/ComfyUI"),
+        ("python3 proxy.py --for main.py", "/home/alice/ComfyUI"),
+        ("streamlit run main.py", "/home/alice/ComfyUI"),
+    ],
+)
+def test_other_programs_in_the_folder_of_a_server_are_not_taken_for_it(
+    command: str, folder: str, tmp_path: Path
+) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7/cmdline").write_text("".join(f"{word}\0" for word in command.split()))
+    (tmp_path / "7/cwd").symlink_to(folder)
+    text = generated(Process(7, "python", command_line(7, tmp_path), "job.service", is_main=True, used_mib={0: 7000}))
+    assert consumers(text) == {}
+
+
+@pytest.mark.parametrize("unit", ["pm2-comfyui.service", "forgejo.service", "minecraft-forge.service"])
+def test_units_whose_names_only_resemble_a_server_are_not_proposed(unit: str) -> None:
+    host = Host({unit: ""}, {7: Process(7, "node", "/usr/bin/node x", unit, is_main=True)})
+    assert find_candidates(host, PRESETS) == []
+
+
+@pytest.mark.parametrize("unit", ["forge.service", "forge@1.service", "sd-forge.service", "webui-forge.service"])
+def test_units_of_forge_are_recognised_by_their_name(unit: str) -> None:
+    (found,) = find_candidates(Host({unit: ""}, {}), PRESETS)
+    assert found.preset is not None
+    assert found.preset.name == "forge"

@@ -21,8 +21,8 @@ def host(root: Path, **files: str) -> Path:
     ("files", "words"),
     [
         ({"proc__sys__kernel__osrelease": "5.15.90.1-microsoft-standard-WSL2\n"}, "In WSL, write the lines [boot]"),
-        ({".dockerenv": ""}, "In a container, install gpumand on the host instead"),
-        ({"run__.containerenv": ""}, "In a container, install gpumand on the host instead"),
+        ({".dockerenv": ""}, "In a container, install gpumand on the host; clients"),
+        ({"run__.containerenv": ""}, "In a container, install gpumand on the host; clients"),
         ({}, "Install gpumand on a host that systemd has booted"),
     ],
 )
