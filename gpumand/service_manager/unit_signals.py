@@ -70,8 +70,8 @@ class UnitSignals:
         self.is_sharing = self._is_limited or count > MAX_OWN_RULES
 
     def is_outdated(self, listener: UnitListener) -> bool:
-        """Whether a listener uses the rule for all units although it may have its own."""
-        return listener.own_rule is None and not self.is_sharing
+        """Whether a listener uses the rule for all units although it may have its own, or has neither."""
+        return listener.own_rule is None and (not self.is_sharing or self._shared is None)
 
     async def share(self) -> None:
         """Add the rule for all units if it is missing. Raises BusError, BusLost."""

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import pytest
 
-from gpumand.bus.connection import BusConnection
+from gpumand.bus.connection import BusConnection, BusError
 from gpumand.bus.names import SYSTEMD_SERVICE
 from gpumand.bus.signal_matches import Signal
 from gpumand.domain.consumer import UnitActivity, UnitState
-from gpumand.service_manager.manager import NO_JOB, Systemd1, Unit
-from gpumand.service_manager.unit_signals import UnitSignals
+from gpumand.service_manager.manager import NO_JOB, ListedUnit, Systemd1, Unit
+from gpumand.service_manager.unit_signals import LIMITS_EXCEEDED, UnitSignals
 from gpumand.service_manager.watcher import UnitWatcher, WatchedUnit
 
 
@@ -158,3 +158,49 @@ async def test_two_overlapping_changes_of_the_path_leave_one_rule(systemd: Syste
     assert (systemd.subscribed, systemd.unsubscribed) == (2, 1)
     await watched.close()
     assert systemd.unsubscribed == 2
+
+
+class CrowdedBus(Systemd):
+    """A bus that grants two rules for single units, and the rule for all units only once it has room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_room = False
+        self.shared = asyncio.Event()
+
+    async def listen_to_unit(self, path: str, callback: Callable[[Signal], None]) -> Systemd:
+        if self.subscribed - self.unsubscribed >= 2:
+            raise BusError(LIMITS_EXCEEDED, "too many rules")
+        return await super().listen_to_unit(path, callback)
+
+    async def listen_to_all_units(self, callback: Callable[[Signal], None], wanted_paths: object) -> Systemd:
+        if not self.has_room:
+            raise BusError(LIMITS_EXCEEDED, "too many rules")
+        self.shared.set()
+        return self
+
+    async def stop_listening_to_all_units(self, subscription: Systemd) -> None:
+        await subscription.cancel()
+
+    async def list_units(self, units: Collection[str]) -> dict[str, ListedUnit]:
+        return {}
+
+
+async def test_units_that_lost_their_rules_get_one_after_the_unit_that_took_them_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gpumand.service_manager.watcher.RETRY_SEC", 0.0)
+    bus = CrowdedBus()
+    watcher = UnitWatcher(cast(Systemd1, bus))
+    await watcher.watch(["a.service", "b.service"], lambda _: None)
+    await until_idle()
+    await watcher.watch(["a.service", "b.service", "c.service"], lambda _: None)
+    await until_idle()
+    assert (bus.subscribed, bus.unsubscribed) == (2, 2), "the rules of a and b made room in vain"
+
+    await watcher.watch(["a.service", "b.service"], lambda _: None)
+    bus.has_room = True
+
+    async with asyncio.timeout(30):
+        await bus.shared.wait()
+    await watcher.close()
