@@ -74,19 +74,18 @@ class BusyProbes:
             # No proof that it is idle: it may still load for a request. So nothing that is reserved for it is given up.
             self._state.ledger.update(name, jobs=None, direct_work=False, blocking_since=None)
 
-    async def probe_unit(self, name: str, *, itself: bool = True, direct: bool = True) -> None:
+    async def probe_unit(self, name: str, *, itself: bool = True) -> None:
         """Send the busy checks of a consumer and of all others in its unit or container, which a stop would end too.
 
         Args:
             name: the consumer.
             itself: also the check of the consumer; otherwise only those of the others.
-            direct: also look for work that clients sent directly to consumers without a busy check.
         """
         ledger = self._state.ledger
         consumer = ledger.consumers.get(name)
         others = () if consumer is None else shared_units.others_in_unit(ledger.consumers, consumer, ledger.sharing)
         names = [*([name] if itself else []), *(other.name for other in others)]
-        await asyncio.gather(*(self.probe(one, direct=direct) for one in names))
+        await asyncio.gather(*(self.probe(one) for one in names))
 
     async def _without_waking(self, spec: ConsumerSpec) -> ConsumerSpec:
         """Return the configuration of a consumer with a busy check that does not wake it.
@@ -107,9 +106,10 @@ class BusyProbes:
         """Send the busy checks of its unit; returns why it must not be evicted now, in one line, or "".
 
         Others in its unit count only for its stop, see ``shared_units.stop_blocker``. Called between two methods, where
-        the clients of an unload that freed nothing have been waited for already.
+        its own clients, of an unload that freed nothing, have been waited for already. Others in its unit may have got
+        work since the first method.
         """
-        await self.probe_unit(name, direct=False)
+        await asyncio.gather(self.probe(name, direct=False), self.probe_unit(name, itself=False))
         consumer = self._state.ledger.consumers.get(name)
         return "" if consumer is None else busyness.busy_exemption(consumer, self._state.clock.monotonic())
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """A consumer was evicted, or could not be.
+    """A consumer was evicted, or could not be, or its unload is put off.
 
     Attributes:
         consumer: name of the consumer.
@@ -20,7 +20,8 @@ class Eviction:
         expected_mib: memory that was expected to become free; None = unknown.
         duration_sec: duration of the eviction.
         why: why this consumer was chosen, as text.
-        error: why it failed; "" if it succeeded.
+        error: why it failed, or is put off; "" if it succeeded.
+        deferred: it has not failed: its unload was accepted, and waits while clients are connected or its jobs run.
     """
 
     consumer: str
@@ -33,6 +34,7 @@ class Eviction:
     duration_sec: float
     why: str
     error: str
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

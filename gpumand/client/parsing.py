@@ -6,6 +6,7 @@ Every function raises Mismatch for an answer that does not match the D-Bus inter
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gpumand.bus.signal_arguments import SIGNAL_ARGUMENTS
@@ -292,7 +293,7 @@ def _eviction(fields: Fields, succeeded: bool) -> Eviction:
 _EVENTS: dict[str, Callable[[Fields], Event]] = {
     "EvictionOccurred": lambda fields: _eviction(fields, True),
     "EvictionFailed": lambda fields: _eviction(fields, False),
-    "EvictionDeferred": lambda fields: _eviction(fields, False),
+    "EvictionDeferred": lambda fields: replace(_eviction(fields, False), deferred=True),
     "LeaseGranted": lambda fields: LeaseGranted(fields.text("lease"), fields.text("consumer")),
     "LeaseEnded": lambda fields: LeaseEnded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),
     "LeaseDegraded": lambda fields: LeaseDegraded(fields.text("lease"), fields.text("consumer"), fields.text("reason")),

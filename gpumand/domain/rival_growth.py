@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpumand.domain import budget
-from gpumand.domain.device import Devices, Sample
+from gpumand.domain.device import Devices, ProcessUse, Sample
 from gpumand.domain.name_lists import join_names
 from gpumand.domain.wording import describe_process, format_mib
 
@@ -41,6 +41,9 @@ def describe(
             continue
         grown = sorted(_grown(first, last, consumer), key=lambda one: -one[1])
         left_mib = first.free_mib + (first.held_by(consumer) or 0) - sum(mib for _, mib in grown)
+        if last.free_mib is not None:
+            # Others may have freed as much meanwhile, for example a program that was started again.
+            left_mib = max(left_mib, last.free_mib + (last.held_by(consumer) or 0))
         if grown and left_mib < needed_mib:
             names = join_names([f"{name} took {format_mib(mib)}" for name, mib in grown[:MAX_NAMED]])
             left = f"which left {format_mib(max(0, left_mib))} for the load"
@@ -54,9 +57,17 @@ def _grown(first: Sample, last: Sample, consumer: str) -> Iterator[tuple[str, in
     names = {one.consumer for one in last.processes} - {"", consumer}
     for name in names:
         yield from _above_noise(name, last.held_by(name), first.held_by(name))
-    former = {one.pid: one.used_mib for one in first.processes}
+    # On a list that is not complete, a process that is missing may have held as much before.
+    absent_mib = 0 if first.attributed else None
+    former = {_identity(one): one.used_mib for one in first.processes}
     for process in budget.foreign_processes(last):
-        yield from _above_noise(describe_process(process), process.used_mib, former.get(process.pid, 0))
+        before_mib = former.get(_identity(process), absent_mib)
+        yield from _above_noise(describe_process(process), process.used_mib, before_mib)
+
+
+def _identity(process: ProcessUse) -> tuple[int, str]:
+    """What tells a process from the others; units as a whole, and all that is in them, have the process id 0."""
+    return process.pid, "" if process.pid else process.cgroup or process.unit
 
 
 def _above_noise(name: str, now_mib: int | None, before_mib: int | None) -> Iterable[tuple[str, int]]:

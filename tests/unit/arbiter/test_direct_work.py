@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from gpumand.domain.consumer import ConsumerSpec, EvictionMethod, SchedulerSettings, UnitActivity
-from gpumand.domain.errors import Busy
+from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.request import AcquireOptions
 from gpumand.testing.clock import FakeClock
 from gpumand.testing.world import FakeWorld, client
@@ -122,3 +122,21 @@ async def test_unload_route_that_would_cut_work_off_is_not_called() -> None:
     await world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20))
 
     assert "old" not in world.routes.called("unload")
+
+
+async def test_other_server_in_the_unit_that_gets_work_during_an_unload_is_not_stopped_by_the_next_method() -> None:
+    both = (EvictionMethod.HTTP, EvictionMethod.UNIT_STOP)
+    other = routed("other", 3000, unit="old.service", evict=STOP_ONLY, unload=None)
+    world, processors = await host(other, routed("llm", 18000), share=0.0, clients=0, evict=both, unload=UNLOAD)
+    lease = (await world.arbiter.acquire(client(7), "other", AcquireOptions())).lease
+    await world.arbiter.release(lease.id)
+    world.routes.consumer("old").lies = True
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=30)))
+    await world.clock.sleep(5.0)
+    assert "old" in world.routes.called("unload")
+
+    world.routes.consumer("other").jobs, processors.share = 1, 1.0
+
+    with pytest.raises(GpumandError):
+        await acquiring
+    assert world.units.units["old.service"].activity is UnitActivity.ACTIVE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gpumand.domain.device import ProcessUse, Sample
@@ -34,6 +36,10 @@ def model(name: str, mib: int) -> ProcessUse:
     return ProcessUse(5, mib, "python", consumer=name)
 
 
+def whole(unit: str, mib: int) -> ProcessUse:
+    return ProcessUse(0, mib, unit=f"{unit}.service")
+
+
 def test_program_and_service_that_took_the_memory_are_named_the_largest_first() -> None:
     text = describe({0: sample()}, {0: sample(game(4000), model("old", 9000))}, "llm", (0,), 20000)
 
@@ -57,8 +63,22 @@ def test_program_alone_is_no_reason_for_advice_about_clients() -> None:
         (sample(game(3000)), sample(game(3300))),
         (sample(model("llm", 12000)), sample(model("llm", 14000), game(3000))),
         (Sample(0, "FAKE-0", "fake", "simulated", None, None, None), sample(game(9000))),
+        (replace(sample(), attributed=False), sample(game(9000))),
+        (sample(whole("a", 8000), whole("b", 100)), sample(whole("a", 8000), whole("b", 100))),
+        (sample(model("old", 3000)), sample(game(3000))),
     ],
-    ids=["its own", "noise", "there before", "unknown before", "still fits", "its own memory counts", "no reading"],
+    ids=[
+        "its own",
+        "noise",
+        "there before",
+        "unknown before",
+        "still fits",
+        "its own memory counts",
+        "no reading",
+        "incomplete list before",
+        "units as a whole",
+        "others freed as much",
+    ],
 )
 def test_growth_that_is_not_the_reason_is_not_named(first: Sample, last: Sample) -> None:
     assert describe({0: first}, {0: last}, "llm", (0,), 20000) == ""
