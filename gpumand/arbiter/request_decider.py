@@ -40,6 +40,11 @@ class RequestDecider:
     ) -> None:
         self._state, self._nested, self._decisions = state, nested, decisions
         self._rereads, self._readings, self._manual = rereads, readings, manual
+        self._is_for_new = False
+
+    def begin_pass(self, *, is_for_new: bool) -> None:
+        """Begin a queue pass; ``is_for_new`` says that nothing but the arrival of requests is the reason for it."""
+        self._is_for_new = is_for_new
 
     def decide(self, entry: WaitingRequest, requirement: Requirement) -> Decision:
         """Decide on the current state; a decision that depends on VRAM needs a reading taken for it."""
@@ -50,7 +55,7 @@ class RequestDecider:
             progress.decided, progress.sample_after = False, self._state.clock.monotonic()
         decision = self._decisions.decide(requirement, entry.evict_failed)
         if decision.needs_fresh_sample and self._state.sampled_at < progress.sample_after:
-            self._readings.request()
+            self._request_reading(entry)
             return self._decisions.wait_for_reading(requirement, decision)
         if self._rereads.is_pending(entry, decision):
             self._readings.request(PAUSE_SEC)
@@ -59,6 +64,12 @@ class RequestDecider:
             self._readings.request(WAITING_PAUSE_SEC)
         progress.decided = True
         return decision
+
+    def _request_reading(self, entry: WaitingRequest) -> None:
+        if self._is_for_new and entry.progress.waiting_for:
+            self._readings.request_soon()  # it was left waiting by an earlier pass, and nothing has changed for it
+        else:
+            self._readings.request()
 
     def deadlock(self, entry: WaitingRequest, requirement: Requirement, decision: Decision) -> GpumandError | None:
         """The error of a request that would wait for a lease which its own client keeps until it is granted."""

@@ -138,7 +138,7 @@ class Scheduler:
             self.step()
             return
         if self._unchanged.require_reading():
-            self.readings.request()
+            self.readings.request_soon()
         self._state.publish_changes()
         self._end_step()
 
@@ -180,6 +180,7 @@ class Scheduler:
         self._update_demand(entries)
         self._follow_moved_devices(entries)
         self._decisions.clear()
+        self._decider.begin_pass(is_for_new=is_for_new)
         self._shared.begin_pass()
         if is_for_new and not self._gate.held:
             self._shared.keep_outcomes()
