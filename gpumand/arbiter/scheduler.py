@@ -36,10 +36,12 @@ from gpumand.domain.device import Devices, Sample
 from gpumand.domain.errors import Busy, GpumandError
 from gpumand.domain.queue_pass import QueueDecision, QueueEntry, QueuePass, as_wait
 from gpumand.domain.request import Verdict
+from gpumand.domain.residency_states import Residency
 
 log = logging.getLogger(__name__)
 
 NOT_RESIDENT = "the consumer is not resident and would have to be loaded first; allow a timeout above 0"
+NO_ROOM_TO_GROW = "the consumer is loaded, but others must be evicted so that it can grow; allow a timeout above 0"
 
 
 class Scheduler:
@@ -318,7 +320,12 @@ class Scheduler:
         elif entry.request.options.timeout_sec > 0 or self._is_instant(decision, entry.request.consumer):
             self._running.start(entry, decision, takes_slot=entry.wants_lease and ruling.takes_slot)
         else:
-            entry.wait_for(NOT_RESIDENT)
+            entry.wait_for(self._why_not_at_once(entry))
+
+    def _why_not_at_once(self, entry: WaitingRequest) -> str:
+        consumer = self._state.consumer(entry.request.consumer)
+        is_loaded = consumer.residency is Residency.RESIDENT and not consumer.is_doubtful
+        return NO_ROOM_TO_GROW if is_loaded else NOT_RESIDENT
 
     def _is_instant(self, decision: Decision, consumer: str) -> bool:
         """Whether a request with timeout 0 may start this job: a lazy consumer that runs and fits needs no load."""
@@ -334,7 +341,9 @@ class Scheduler:
         if entry.is_waiting and entry not in self._running:
             self.remove(entry)
             decision = self._decide_behind_queue(entry.requirement)
-            entry.refuse((decision.error or Busy)(decision.explanation if decision.error else NOT_RESIDENT))
+            entry.refuse(
+                (decision.error or Busy)(decision.explanation if decision.error else self._why_not_at_once(entry))
+            )
 
     async def dry_run(self, requirement: Requirement) -> Decision:
         """What would be decided about a request that arrived now, behind all waiting requests; changes nothing."""

@@ -4,7 +4,8 @@ The steps, in the order of the rules:
 
 1. Is the consumer configured, its VRAM requirement known, and no back-off after a failed load in force?
 2. Which devices can it be on (``placement``)? Nearly always one; a consumer that needs several gets all or none.
-3. Is it resident already? Then it needs no memory, only a lease slot and its footprint not reserved for others.
+3. Is it resident already? Then it needs only a lease slot, its footprint not reserved for others, and room to grow to
+   its footprint, for which others are evicted where they can be.
 4. Is anything being loaded or evicted on any of the devices? Then wait: one job at a time on a device.
 5. Does it fit into what is free and not reserved? Then load.
 6. Which consumers can be evicted (``victims``), and do they free enough together? Then evict what is needed, and load.
@@ -17,7 +18,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gpumand.domain import budget, claims, decision_messages, parking, placement, unread_devices, victims, whole_device
+from gpumand.domain import (
+    budget,
+    claims,
+    decision_messages,
+    growth_room,
+    parking,
+    placement,
+    unread_devices,
+    victims,
+    whole_device,
+)
 from gpumand.domain.decision import Decision, Requirement, refuse, wait
 from gpumand.domain.device import Devices
 from gpumand.domain.device_need import DeviceNeed, place_of, tightest_of
@@ -147,7 +158,20 @@ def _decide_resident(view: View, requirement: Requirement, state: ConsumerState,
         )
         if blocked is None and _lacks_reserved_room(view, state, place):
             return _decide_load(view, requirement, state, place)
+        blocked = blocked or _make_room_to_grow(view, requirement, state, place)
     return blocked or Decision(Verdict.GRANT, place, resident=True, message=f"{state.name} is resident")
+
+
+def _make_room_to_grow(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision | None:
+    """Evict for what a loaded consumer may still allocate, or wait for those that may not go yet.
+
+    None where it can grow, or where neither would help: then it is granted with what it holds.
+    """
+    needs = [] if is_whole_device(state) else growth_room.missing(view, state, place)
+    if not needs:
+        return None
+    decision = _wait_for_job(view, requirement, state, place) or _room_for(view, requirement, state, place, needs)
+    return None if decision.verdict is Verdict.REFUSE else decision
 
 
 def _decide_load(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
@@ -244,13 +268,19 @@ def _lacks_reserved_room(view: View, state: ConsumerState, place: Devices) -> bo
 
 
 def _make_room(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
-    unread = unread_devices.waiting_to_evict(view, place)
     if is_whole_device(state):
-        return unread or whole_device.clear(view, state, place)
+        return unread_devices.waiting_to_evict(view, place) or whole_device.clear(view, state, place)
     needs = [
         DeviceNeed(device, budget.need_mib(view, device, state.name), budget.free_mib(view, device, state.name))
         for device in place
     ]
+    return _room_for(view, requirement, state, place, needs)
+
+
+def _room_for(
+    view: View, requirement: Requirement, state: ConsumerState, place: Devices, needs: Sequence[DeviceNeed]
+) -> Decision:
+    unread = unread_devices.waiting_to_evict(view, place)
     short_mib = {need.device: need.short_mib for need in needs if need.short_mib}
     limit = max(0, view.settings.max_evictions - requirement.evictions_done) if short_mib and unread is None else 0
     choice = parking.choose(view, place, state, short_mib, limit)
