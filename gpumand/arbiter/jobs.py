@@ -85,7 +85,7 @@ class Jobs:
             # The plan may be outdated: evictions take seconds, in which leases, pins and foreign memory change. So it
             # is recalculated before each eviction, and the rest of it must still be sufficient and still be needed.
             decision = self._decide_inside(place, entry)
-            if decision.verdict is not Verdict.GRANT or not decision.evictions:
+            if decision.verdict is not Verdict.GRANT or not decision.evictions or not is_still_wanted():
                 break
             victim = decision.evictions[0]
             if victim.consumer not in probed:

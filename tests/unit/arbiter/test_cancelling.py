@@ -118,6 +118,22 @@ async def test_load_that_has_not_begun_is_left_out_when_its_request_is_cancelled
     assert (residency(world, "b"), world.arbiter.state.ledger.jobs) == ("unloaded", {})
 
 
+async def test_nothing_is_evicted_for_a_request_that_is_cancelled_during_the_reading_before() -> None:
+    world = FakeWorld([routed("a", 20000), routed("b", 10000)])
+    await world.start()
+    await world.arbiter.load("a", "", 60)
+    world.vram.read_sec = 5.0
+    waiting = asyncio.create_task(world.arbiter.acquire(client(1), "b", AcquireOptions(timeout_sec=600)))
+    while not world.arbiter.state.ledger.jobs:
+        await world.clock.sleep(0.1)
+    await world.clock.sleep(1.0)
+    world.arbiter.cancel(world.arbiter.status().queue[0].id, ADMIN)
+    with pytest.raises(Cancelled):
+        await waiting
+    await world.clock.sleep(100.0)
+    assert (residency(world, "a"), world.arbiter.state.ledger.jobs) == ("resident", {})
+
+
 async def test_status_lists_the_processes_of_consumers_and_reservations() -> None:
     world = two_consumers()
     await world.start()
