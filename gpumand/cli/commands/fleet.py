@@ -45,7 +45,7 @@ def _address_option(default: str) -> Callable[[Any], Any]:
 
 @click.group("fleet", cls=Group, no_args_is_help=False)
 def fleet() -> None:
-    """Create a fleet of several hosts, invite hosts, join one, and remove hosts.
+    """Create a fleet; invite, join and remove hosts.
 
     The hosts of a fleet are shown and used with gpumanctl --fleet, see gpumand-fleet(8).
     """
