@@ -155,8 +155,9 @@ def _content_type(path: str, body: dict[str, Any]) -> str:
     return EVENT_STREAM if streams and body.get("stream") is True else JSON
 
 
-_ZERO_DURATION = re.compile(r"[+-]?(?:0|(?:0+\.?0*|\.0+)(?:ns|us|µs|μs|ms|s|m|h))+")
-"""A duration of Ollama, which is written as in Go, with the value 0."""
+_ZERO_DURATION = re.compile(r"[+-]?(?:0|(?:(?:0++(?:\.0*+)?|\.0++)(?:ns|us|µs|μs|ms|s|m|h))+)")
+"""A duration of Ollama, which is written as in Go, with the value 0. It is never matched in a second way: a client may
+send a million zeros."""
 
 
 def is_unload(path: str, body: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -79,6 +80,9 @@ def test_refusals_have_the_shape_and_status_of_the_api() -> None:
         ({"keep_alive": "-0.0ms"}, True),
         ({"keep_alive": ""}, False),
         ({"keep_alive": "0"}, True),
+        ({"keep_alive": "+.0h00.s"}, True),
+        ({"keep_alive": "00"}, False),
+        ({"keep_alive": "."}, False),
         ({"keep_alive": "10s"}, False),
         ({"keep_alive": "0h1s"}, False),
         ({"keep_alive": None}, False),
@@ -93,6 +97,13 @@ def test_refusals_have_the_shape_and_status_of_the_api() -> None:
 def test_unload_request_is_recognised(body: Any, expected: bool) -> None:
     assert is_unload("/api/generate", body) is expected
     assert not is_unload("/v1/completions", body)
+
+
+@pytest.mark.parametrize("text", ["0" * 2_000 + "x", ".0" * 2_000, "0." * 2_000, "0s" * 2_000 + "x"])
+def test_long_keep_alive_is_compared_in_linear_time(text: str) -> None:
+    began = time.process_time()
+    assert not is_unload("/api/generate", {"keep_alive": text})
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
