@@ -41,6 +41,7 @@ _HARMLESS = frozenset(
         "priority",
         "referer",
         "save-data",
+        "sec-gpc",
         "te",
         "traceparent",
         "tracestate",
@@ -49,13 +50,13 @@ _HARMLESS = frozenset(
         "via",
         "x-correlation-id",
         "x-request-id",
-        "x-requested-with",
     }
 )
-"""Headers on which no answer depends. Any other may name the user: ComfyUI has Comfy-User, and login proxies have their
-own headers."""
+"""Headers on which no answer depends, unless its Vary header names them. Any other may name the user: ComfyUI has
+Comfy-User, and login proxies have their own headers."""
 
-_HARMLESS_PREFIXES = ("sec-", "x-stainless-", "x-b3-")
+# Not Sec-Fetch-Site: ComfyUI refuses requests of other web sites by it.
+_HARMLESS_PREFIXES = ("sec-ch-", "x-stainless-", "x-b3-")
 
 _FORM = frozenset(
     {
@@ -66,8 +67,12 @@ _FORM = frozenset(
         "if-none-match",
         "origin",
         "range",
+        "sec-fetch-dest",
+        "sec-fetch-mode",
+        "sec-fetch-user",
         "x-forwarded-host",
         "x-forwarded-proto",
+        "x-requested-with",
     }
 )
 """Headers that may change the form of an answer, and not for which user it is meant."""
@@ -95,8 +100,9 @@ class Answer:
     @property
     def may_be_shared(self) -> bool:
         """Whether identical requests may get it too."""
-        varies = ",".join(self.headers.getall("Vary", ()))
-        return not self.is_personal and "no-store" not in self._directives and "*" not in varies
+        varies = ",".join(self.headers.getall("Vary", ())).lower().split(",")
+        varies_unseen = any(one.strip() == "*" or _is_harmless(one.strip()) for one in varies)
+        return not self.is_personal and "no-store" not in self._directives and not varies_unseen
 
     @property
     def _directives(self) -> frozenset[str]:
@@ -119,13 +125,11 @@ def key_of(exchange: Exchange) -> Key | None:
 def _varying(request: web.BaseRequest, without: Collection[str] = ()) -> tuple[tuple[str, str], ...]:
     """The headers on which an answer may depend, except these."""
     pairs = ((name.lower(), value) for name, value in request.headers.items())
-    return tuple(
-        sorted(
-            (name, value)
-            for name, value in pairs
-            if not (name in _HARMLESS or name in without or name.startswith(_HARMLESS_PREFIXES))
-        )
-    )
+    return tuple(sorted((name, value) for name, value in pairs if not (name in without or _is_harmless(name))))
+
+
+def _is_harmless(name: str) -> bool:
+    return name in _HARMLESS or name.startswith(_HARMLESS_PREFIXES)
 
 
 def may_be_small(answer: aiohttp.ClientResponse) -> bool:

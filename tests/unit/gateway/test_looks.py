@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gpumand.gateway.looks import Answer
+from gpumand.gateway.looks import Answer, key_of
 
 
 @pytest.mark.parametrize(
@@ -19,9 +23,37 @@ from gpumand.gateway.looks import Answer
         ({"Set-Cookie": "session=1"}, False, True),
         ({"Vary": "*"}, False, False),
         ({"Vary": "Accept-Encoding"}, True, False),
+        ({"Vary": "Accept, user-agent"}, False, False),
+        ({"Vary": "Sec-CH-UA-Mobile"}, False, False),
     ],
 )
 def test_answers_for_one_client_are_not_shared(headers: dict[str, str], may_be_shared: bool, is_personal: bool) -> None:
     answer = Answer(200, "OK", CIMultiDictProxy(CIMultiDict(headers)), b"{}")
 
     assert (answer.may_be_shared, answer.is_personal) == (may_be_shared, is_personal)
+
+
+def _key(headers: dict[str, str]) -> object:
+    exchange = SimpleNamespace(
+        request=make_mocked_request("GET", "/queue", headers=headers),
+        service=SimpleNamespace(consumer="comfyui"),
+        target=SimpleNamespace(raw="/queue"),
+    )
+    return key_of(cast(Any, exchange))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_shared"),
+    [
+        ("Sec-Fetch-Site", False),
+        ("X-Requested-With", False),
+        ("Authorization", False),
+        ("Cookie", False),
+        ("X-Forwarded-User", False),
+        ("User-Agent", True),
+        ("Sec-CH-UA", True),
+    ],
+)
+def test_answers_are_shared_only_among_requests_with_the_same_headers(name: str, is_shared: bool) -> None:
+    assert (_key({name: "one"}) == _key({name: "other"})) is is_shared
+    assert (_key({name: "one"}) == _key({})) is is_shared
