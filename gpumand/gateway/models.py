@@ -81,7 +81,9 @@ def choose(model: str, rules: Sequence[ModelRule], offers: Sequence[Offer]) -> C
     if rule is not None:
         return Choice(rule.consumer, rule.as_ or model)
     listed = [one for one in offers if one.is_listed]
-    found = next((one for one in listed if serves(one.lists, model)), None)
+    # An id that a server has listed as it is, before one that only lacks the tag latest.
+    found = next((one for one in listed if model in one.lists.ids), None)
+    found = found or next((one for one in listed if serves(one.lists, model)), None)
     prefix, slash, rest = model.partition("/")
     named = next((one for one in offers if one.consumer == prefix), None) if slash and rest else None
     # Ids such as qwen/qwen3-8b begin with the name of an organisation, which a consumer may have too.

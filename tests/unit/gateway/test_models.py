@@ -49,6 +49,15 @@ def test_ollama_model_needs_no_tag() -> None:
     assert chosen("gemma3:1b") is None
 
 
+def test_id_that_a_server_has_listed_comes_before_one_that_only_lacks_its_tag() -> None:
+    plain = Offer("vllm", True, openai("gemma3"))
+
+    for offers in ([OLLAMA, plain], [plain, OLLAMA]):
+        assert {"gemma3", "gemma3:latest"} <= {one["id"] for one in openai_list((), offers)}
+        assert chosen("gemma3", offers=offers) == Choice("vllm", "gemma3")
+        assert chosen("gemma3:latest", offers=offers) == Choice("ollama", "gemma3:latest")
+
+
 def test_consumer_before_a_slash_is_removed_from_the_name() -> None:
     assert chosen("ollama/qwen3") == Choice("ollama", "qwen3")
     assert chosen("nothing/qwen3") is None
