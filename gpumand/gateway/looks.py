@@ -93,6 +93,16 @@ class Answer:
     body: bytes
 
     @property
+    def is_small(self) -> bool:
+        """Whether it may be kept; a head may be much larger than a body that is read into memory."""
+        return self.size <= MAX_BYTES
+
+    @property
+    def size(self) -> int:
+        """Bytes of its head and its body."""
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers.items())
+
+    @property
     def is_personal(self) -> bool:
         """Whether it is meant for one client: it sets a cookie, or says so."""
         return "Set-Cookie" in self.headers or "private" in self._directives
@@ -102,7 +112,8 @@ class Answer:
         """Whether identical requests may get it too."""
         varies = ",".join(self.headers.getall("Vary", ())).lower().split(",")
         varies_unseen = any(one.strip() == "*" or _is_harmless(one.strip()) for one in varies)
-        return not self.is_personal and "no-store" not in self._directives and not varies_unseen
+        is_private = self.is_personal or "no-store" in self._directives
+        return self.is_small and not is_private and not varies_unseen
 
     @property
     def _directives(self) -> frozenset[str]:
@@ -209,11 +220,12 @@ class Memory:
     def keep(self, exchange: Exchange, answer: Answer) -> None:
         """Keep an answer, if it is one of a route that is remembered."""
         key = self._key(exchange)
-        if key is None or answer.status != 200 or answer.is_personal or exchange.request.method == "HEAD":
+        is_kept = answer.status == 200 and answer.is_small and not answer.is_personal
+        if key is None or not is_kept or exchange.request.method == "HEAD":
             return
         self._drop(key)
         self._answers[key] = answer
-        self._bytes += len(answer.body)
+        self._bytes += answer.size
         while len(self._answers) > MAX_REMEMBERED or self._bytes > MAX_REMEMBERED_BYTES:
             self._drop(next(iter(self._answers)))
 
@@ -233,4 +245,4 @@ class Memory:
 
     def _drop(self, key: Key) -> None:
         if (old := self._answers.pop(key, None)) is not None:
-            self._bytes -= len(old.body)
+            self._bytes -= old.size

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gpumand.gateway.looks import Answer, key_of
+from gpumand.gateway.looks import Answer, Memory, key_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ from gpumand.gateway.looks import Answer, key_of
         ({"Vary": "Accept-Encoding"}, True, False),
         ({"Vary": "Accept, user-agent"}, False, False),
         ({"Vary": "Sec-CH-UA-Mobile"}, False, False),
+        ({"X-Large": "a" * 600_000}, False, False),
     ],
 )
 def test_answers_for_one_client_are_not_shared(headers: dict[str, str], may_be_shared: bool, is_personal: bool) -> None:
@@ -33,13 +34,28 @@ def test_answers_for_one_client_are_not_shared(headers: dict[str, str], may_be_s
     assert (answer.may_be_shared, answer.is_personal) == (may_be_shared, is_personal)
 
 
-def _key(headers: dict[str, str]) -> object:
-    exchange = SimpleNamespace(
-        request=make_mocked_request("GET", "/queue", headers=headers),
-        service=SimpleNamespace(consumer="comfyui"),
-        target=SimpleNamespace(raw="/queue"),
+def _exchange(headers: dict[str, str], path: str = "/queue") -> Any:
+    rules = SimpleNamespace(remembers=lambda *_: True)
+    return SimpleNamespace(
+        request=make_mocked_request("GET", path, headers=headers),
+        service=SimpleNamespace(consumer="comfyui", rules=rules),
+        target=SimpleNamespace(raw=path, path=path),
     )
-    return key_of(cast(Any, exchange))
+
+
+def _key(headers: dict[str, str]) -> object:
+    return key_of(_exchange(headers))
+
+
+def test_answers_with_large_heads_do_not_fill_the_memory() -> None:
+    memory = Memory()
+    for index, size in enumerate([600_000] + [500_000] * 100):
+        headers = CIMultiDictProxy(CIMultiDict({"X-Large": "a" * size}))
+        memory.keep(_exchange({}, f"/{index}"), Answer(200, "OK", headers, b"{}"))
+
+    kept = [index for index in range(101) if memory.find(_exchange({}, f"/{index}")) is not None]
+    assert kept == list(range(101 - len(kept), 101))
+    assert 50 < len(kept) < 70
 
 
 @pytest.mark.parametrize(
