@@ -13,22 +13,23 @@ from gpumand.domain.device_need import DeviceNeed
 from gpumand.domain.view import ConsumerState, View
 
 
-def missing(view: View, state: ConsumerState, place: Devices) -> list[DeviceNeed]:
-    """The devices of a loaded consumer on which it cannot grow to its footprint, with what is needed and free there.
+def needs(view: View, state: ConsumerState, place: Devices) -> list[DeviceNeed]:
+    """What a loaded consumer needs on each of its devices to grow to its footprint; empty where it can.
 
     A part of the footprint up to the cushion counts as held: footprints are declared with that accuracy. The result is
-    empty for a consumer with leases, the footprint of which is reserved, and where its use or the free memory is
-    unknown: then it counts as holding its footprint.
+    empty for a consumer with leases, the footprint of which is reserved. Where its use or the free memory is unknown,
+    it counts as holding its footprint.
     """
-    needs = [] if state.leases else [_need(view, state, device) for device in place]
-    return [need for need in needs if need is not None and need.short_mib]
+    found = [] if state.leases else [_need(view, state, device) for device in place]
+    return found if any(need.short_mib for need in found) else []
 
 
-def _need(view: View, state: ConsumerState, device: int) -> DeviceNeed | None:
-    sample, accuracy_mib = view.devices[device], view.settings.cushion_mib
+def _need(view: View, state: ConsumerState, device: int) -> DeviceNeed:
+    sample, accuracy_mib, rest_mib = view.devices[device], view.settings.cushion_mib, 0
     held_mib = budget.held_mib(sample, state) if sample.is_measured else None
-    if held_mib is None or state.footprint_mib - held_mib <= accuracy_mib:
-        return None
-    held_mib += budget.beyond_named_mib(sample, state, budget.unexplained_mib(view, device))
-    rest_mib, free_mib = state.footprint_mib - held_mib, budget.free_mib(view, device, state.name)
-    return DeviceNeed(device, rest_mib, free_mib) if rest_mib > accuracy_mib else None
+    if held_mib is not None and state.footprint_mib - held_mib > accuracy_mib:
+        held_mib += budget.beyond_named_mib(sample, state, budget.unexplained_mib(view, device))
+        rest_mib = state.footprint_mib - held_mib
+    if rest_mib <= accuracy_mib:
+        return DeviceNeed(device, 0, None)
+    return DeviceNeed(device, rest_mib, budget.free_mib(view, device, state.name))

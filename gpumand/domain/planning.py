@@ -167,11 +167,11 @@ def _make_room_to_grow(view: View, requirement: Requirement, state: ConsumerStat
 
     None where it can grow, or where neither would help: then it is granted with what it holds.
     """
-    needs = [] if is_whole_device(state) else growth_room.missing(view, state, place)
-    if not needs:
+    needs = [] if is_whole_device(state) else growth_room.needs(view, state, place)
+    decision = _room_for(view, requirement, state, place, needs) if needs else None
+    if decision is None or decision.verdict is Verdict.REFUSE:
         return None
-    decision = _wait_for_job(view, requirement, state, place) or _room_for(view, requirement, state, place, needs)
-    return None if decision.verdict is Verdict.REFUSE else decision
+    return _wait_for_job(view, requirement, state, place) or decision
 
 
 def _decide_load(view: View, requirement: Requirement, state: ConsumerState, place: Devices) -> Decision:
