@@ -9,6 +9,7 @@ from pathlib import Path
 from gpumand.client import lease, lease_sync
 from tests.integration.cli.world import world
 from tests.integration.live import wait_until
+from tests.waiting import until
 
 LIMIT_SEC = 30.0
 FAST = "concurrent_leases = 1\nhealth_interval_sec = 0.5"
@@ -32,6 +33,7 @@ async def test_holder_and_monitor_learn_which_request_waits(tmp_path: Path) -> N
             by = await held.wanted.wait()
             while (event := json.loads(await monitor.stdout.readline()))["signal"] != "LeaseWanted":
                 continue
+            await until(lambda: listener.received("LeaseWanted"), "the listener has the signal too")
             signals = listener.received("LeaseWanted")
         await waiting
         await listener.close()

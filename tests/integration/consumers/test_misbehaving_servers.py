@@ -101,7 +101,7 @@ async def _bad_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 async def test_misbehaving_consumer_affects_only_its_own_request(session: object, message_part: str) -> None:
     routes = HttpRoutes(SystemClock())
     async with raw_server(session) as server, web_server(answer_healthy) as healthy:  # type: ignore[arg-type]  # parametrized
-        assert (await routes.probe_health(spec(healthy, "other"))).loaded is True
+        assert (await routes.probe_health(spec(healthy, "other", timeout_sec=30))).loaded is True
         # The others fail by themselves, which takes more than a second on a busy machine.
         limit_sec = 1.0 if "1 s" in message_part else 30.0
         failing = asyncio.create_task(failure_of(routes, spec(server.url, timeout_sec=limit_sec)))
@@ -120,7 +120,7 @@ async def test_hanging_consumer_uses_at_most_its_own_connections(routes: HttpRou
     async with raw_server(hang) as server, web_server(answer_healthy) as healthy:
         hung = [asyncio.create_task(routes.probe_health(spec(server.url, timeout_sec=1.0))) for _ in range(50)]
         await asyncio.wait(hung, timeout=0.3)
-        assert (await routes.probe_health(spec(healthy, "other"))).loaded is True
+        assert (await routes.probe_health(spec(healthy, "other", timeout_sec=30))).loaded is True
         answers = await asyncio.gather(*hung)
         assert server.max_connections == 4
         assert {answer.error for answer in answers} == {

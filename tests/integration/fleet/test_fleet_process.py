@@ -139,7 +139,7 @@ async def test_second_sigterm_ends_leases_without_waiting(make: Callable[..., Pr
         lease = await client.host("gpu1", process.url).acquire(AcquireCall("chat", 60.0))
         process.send(signal.SIGTERM)
         await asyncio.to_thread(process.until_notified, b"STOPPING=1")
-        with pytest.raises(GpumandError, match="drained"):
+        with pytest.raises(GpumandError, match="is stopping: it takes no new requests"):
             await client.host("gpu1", process.url).acquire(AcquireCall("chat", 5.0))
         process.send(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait) == 0

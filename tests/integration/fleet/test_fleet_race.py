@@ -76,11 +76,11 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     found: list[list[str]] = []
     permit, call = Intents.permit, EtcdClient.call
 
-    async def counted_permit(self: Intents, candidate: Any) -> Permit:
+    async def counted_permit(self: Intents, *args: Any, **more: Any) -> Permit:
         calls: list[str] = []
         token = permitting.set(calls)
         try:
-            return await permit(self, candidate)
+            return await permit(self, *args, **more)
         finally:
             permitting.reset(token)
             found.append(list(calls))
