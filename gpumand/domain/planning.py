@@ -14,7 +14,6 @@ The steps, in the order of the rules:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -46,6 +45,7 @@ from gpumand.domain.fast_copy import copy_with
 from gpumand.domain.leases_in_the_way import wait_for_leases
 from gpumand.domain.name_suggestions import no_such_consumer
 from gpumand.domain.nested_leases import without_lease
+from gpumand.domain.once_free import tightest_once_free
 from gpumand.domain.request import Verdict
 from gpumand.domain.reservation import MAX_VRAM_MIB
 from gpumand.domain.reserved_memory import is_whole_device
@@ -335,7 +335,7 @@ def _wait_or_refuse(
     blockers = victims.temporarily_exempt(view, place, state)
     freeing_ram = parking.consumers_freeing_host_ram(view, place, state, unparkable) if unparkable else []
     evictable = [one for one in victims.candidates(view, place, state) if freeing_ram or one.name not in unparkable]
-    tightest, spare_mib = _tightest_once_free(view, state, needs, [*evictable, *blockers])
+    tightest, spare_mib = tightest_once_free(view, state, needs, [*evictable, *blockers])
     claimants = claims.claimants(view, state, place)
     if (blockers or claimants or freeing_ram) and spare_mib >= 0:
         decision = _wait_for_blockers(view, place, blockers, claimants, freeing_ram, unparkable)
@@ -387,35 +387,9 @@ def _refuse_no_room(
     )
     shortage += f"; {decision_messages.no_host_ram(unparkable)}" if unparkable else ""
     abandoned = victims.busy_past_grace(view, place, state)
-    if abandoned and _tightest_once_free(view, state, needs, [*evictable, *abandoned])[1] >= 0:
+    if abandoned and tightest_once_free(view, state, needs, [*evictable, *abandoned])[1] >= 0:
         return refuse(Busy, decision_messages.busy_past_grace(abandoned, shortage), place)
     if view.evict_failed:
         return refuse(EvictionFailed, decision_messages.eviction_without_effect(view.evict_failed, shortage), place)
     advice = decision_messages.how_to_free_vram(view, device, state.name, within_limit=within_limit)
     return refuse(InsufficientVram, f"{shortage}. {advice}", place)
-
-
-def _tightest_once_free(
-    view: View, state: ConsumerState, needs: Sequence[DeviceNeed], evictable: list[ConsumerState]
-) -> tuple[DeviceNeed, float]:
-    """The device with least to spare once every lease and load has ended, and how many MiB; below 0 it never fits.
-
-    Consumers whose lease or load has ended can be evicted as well: ``evictable`` must contain them.
-    """
-    spare_mib = [
-        math.inf if need.free_mib is None else _free_once_ended_mib(view, state, need, evictable) - need.need_mib
-        for need in needs
-    ]
-    return needs[spare_mib.index(min(spare_mib))], min(spare_mib)
-
-
-def _free_once_ended_mib(view: View, state: ConsumerState, need: DeviceNeed, evictable: list[ConsumerState]) -> int:
-    on_device = [one for one in evictable if view.is_on(one, need.device)]
-    freed = victims.freeable_by_consumer(view, need.device, on_device, victims.freeing_more_when_stopped(on_device))
-    free_mib = (need.free_mib or 0) + sum(freed.values())
-    if not view.devices[need.device].is_measured:
-        return free_mib  # declared footprints count whole already: nothing is reserved on top of them
-    reserved = budget.reserved_by_consumer(view, need.device)
-    # Reservations that end with an eviction are part of what it frees.
-    reclaimed = {one.name for one in on_device if view.may_be_reclaimed(one)}
-    return free_mib + sum(mib for name, mib in reserved.items() if name not in {state.name, *reclaimed})

@@ -48,9 +48,9 @@ class Deferring:
             self.loaded = False
 
 
-def announcement(host: LiveHost) -> Announcement:
-    """The memory of a process of its own, which ends with the host."""
-    process = subprocess.Popen(["sleep", "1000"])
+def announcement(host: LiveHost, *command: str) -> Announcement:
+    """The memory of a process of its own, which sleeps or runs a command, and ends with the host."""
+    process = subprocess.Popen(command or ["sleep", "1000"])
     host.stack.callback(process.wait)
     host.stack.callback(process.kill)
     return Announcement(host.simulator, "llm", pid=process.pid)

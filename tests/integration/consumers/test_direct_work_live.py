@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
-from gpumand.testing.vram_announcement import Announcement
 from tests.integration.consumers.servers import web_server
-from tests.integration.consumers.test_deferred_unloads_live import KEYS, SETTINGS, Deferring
-from tests.integration.live import LiveHost, bare_host, table, wait_until
-
-
-def computing(host: LiveHost) -> Announcement:
-    """The memory of a process that computes until the host ends."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    host.stack.callback(process.wait)
-    host.stack.callback(process.kill)
-    return Announcement(host.simulator, "llm", pid=process.pid)
+from tests.integration.consumers.test_deferred_unloads_live import KEYS, SETTINGS, Deferring, announcement
+from tests.integration.live import bare_host, table, wait_until
 
 
 async def test_server_is_not_unloaded_while_a_client_is_connected_and_it_computes(tmp_path: Path) -> None:
     async with bare_host(tmp_path) as host:
-        server = Deferring(computing(host))
+        server = Deferring(announcement(host, sys.executable, "-c", "while True: pass"))
         async with web_server(server.handle) as url:
             llm = f'[consumers.llm]\nurl = "{url}"\nvram_resident_mib = 14000\n{KEYS}'
             image = await host.launch("image", 14000)

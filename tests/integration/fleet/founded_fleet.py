@@ -13,7 +13,7 @@ import pytest
 from gpumand.cli.app import gpumanctl
 from gpumand.cli.fleet_setup.folders import Folders
 from gpumand.fleet.certificates import KeyPair
-from tests.integration.fleet.tls_etcd import TlsEtcd, await_ready, free_port
+from tests.integration.fleet.tls_etcd import TlsEtcd, free_port, ready
 
 ONE, TWO = "1" * 32, "2" * 32
 Run = Callable[..., "Result"]
@@ -65,9 +65,5 @@ def founded_fleet(ctl: Run, first: Folders) -> Iterator[TlsEtcd]:
     text = first.config.read_text(encoding="utf-8").replace(":2379", f":{port}")
     first.config.write_text(text, encoding="utf-8")
     etcd = member(first, port)
-    try:
-        await_ready(etcd)
+    with ready(etcd):
         yield etcd
-    finally:
-        etcd.process.terminate()
-        etcd.process.wait()

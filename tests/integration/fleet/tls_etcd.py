@@ -100,9 +100,16 @@ def running(folder: Path) -> Iterator[TlsEtcd]:
     command += [f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=one={peers}", "--client-cert-auth"]
     command += [f"--trusted-ca-file={server.ca}", f"--cert-file={server.certificate}", f"--key-file={server.key}"]
     etcd = TlsEtcd(folder, ca, url, started(command, folder), command)
+    with ready(etcd):
+        yield etcd
+
+
+@contextlib.contextmanager
+def ready(etcd: TlsEtcd) -> Iterator[None]:
+    """Wait until a started etcd answers, and end it afterwards."""
     try:
         await_ready(etcd)
-        yield etcd
+        yield
     finally:
         etcd.process.terminate()
         etcd.process.wait()

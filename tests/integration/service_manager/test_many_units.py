@@ -46,28 +46,19 @@ class Reported:
 
 
 @pytest.fixture
-async def host(tmp_path: Path) -> AsyncIterator[FakeHost]:
+async def empty_host(tmp_path: Path) -> AsyncIterator[FakeHost]:
     async with PrivateBus(has_system_limits=True) as bus:
         control = await BusConnection.connect(bus.address)
         host = FakeHost(bus, control, tmp_path)
-        await host.boot({name: {} for name in NAMES} | OTHERS)
         yield host
         await host.halt()
         await control.close()
 
 
 @pytest.fixture
-async def connection(host: FakeHost) -> AsyncIterator[BusConnection]:
-    made = await BusConnection.connect(host.bus.address)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-async def units(host: FakeHost, connection: BusConnection) -> AsyncIterator[SystemdUnits]:
-    made = await SystemdUnits.attach(connection, poll_sec=0.2, settle_sec=0.2)
-    yield made
-    await made.close()
+async def host(empty_host: FakeHost) -> FakeHost:
+    await empty_host.boot({name: {} for name in NAMES} | OTHERS)
+    return empty_host
 
 
 async def test_more_questions_at_once_than_the_bus_allows_are_all_answered(host: FakeHost, units: SystemdUnits) -> None:

@@ -15,8 +15,9 @@ from gpumand.domain.errors import EvictionFailed, TimedOut
 from gpumand.domain.events import EvictionDeferred
 from gpumand.domain.events import EvictionFailed as EvictionFailedEvent
 from gpumand.domain.planning import decide
-from gpumand.domain.request import AcquireOptions
+from gpumand.domain.request import AcquireOptions, Grant
 from gpumand.domain.view import View
+from gpumand.testing.routes import FakeConsumer
 from gpumand.testing.world import FakeWorld, client
 from tests.unit.arbiter.arbiter_setup import READ_SEC, ooms, reports, residency, routed
 from tests.unit.arbiter.test_busy import housekeeping
@@ -45,6 +46,17 @@ async def used(world: FakeWorld, name: str) -> None:
     """Load a consumer and use it once, so that it is the most recently used one."""
     grant = await world.arbiter.acquire(client(7), name, AcquireOptions(timeout_sec=60))
     await world.arbiter.release(grant.lease.id)
+
+
+async def unload_of_an_idle_server() -> tuple[FakeWorld, FakeConsumer, asyncio.Task[Grant]]:
+    """A request for llm, for which the unload of "old" has begun, the busy check of which said idle."""
+    world = await host(routed("recent", 9000), routed("llm", 9000), busy=BusyRoute("/queue", ("/running",)))
+    await used(world, "recent")
+    server = world.routes.consumer("old")
+    server.jobs = 0
+    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
+    await world.clock.sleep(1.0)
+    return world, server, acquiring
 
 
 async def test_request_of_20_s_takes_the_free_victim_instead_of_waiting_for_the_busy_one() -> None:
@@ -80,12 +92,7 @@ async def test_unload_that_is_passed_over_is_announced_with_what_is_known_and_is
 
 
 async def test_busy_service_that_reports_its_jobs_is_not_suspected() -> None:
-    world = await host(routed("recent", 9000), routed("llm", 9000), busy=BusyRoute("/queue", ("/running",)))
-    await used(world, "recent")
-    server = world.routes.consumer("old")
-    server.jobs = 0
-    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
-    await world.clock.sleep(1.0)
+    world, server, acquiring = await unload_of_an_idle_server()
     server.jobs = 2
     await acquiring
 
@@ -206,12 +213,7 @@ async def test_clients_that_stay_delay_the_stop_of_its_unit_by_one_grace_period_
 
 
 async def test_consumer_that_became_busy_after_its_busy_check_gives_way_as_well() -> None:
-    world = await host(routed("recent", 9000), routed("llm", 9000), busy=BusyRoute("/queue", ("/running",)))
-    await used(world, "recent")
-    server = world.routes.consumer("old")
-    server.jobs = 0
-    acquiring = asyncio.create_task(world.arbiter.acquire(client(), "llm", AcquireOptions(timeout_sec=20)))
-    await world.clock.sleep(1.0)
+    world, server, acquiring = await unload_of_an_idle_server()
     assert world.routes.called("unload") == ["old"]
     server.jobs, began = 2, world.clock.monotonic()
 

@@ -25,6 +25,15 @@ async def beside_each_other() -> FakeWorld:
     return world
 
 
+async def both_loaded(*, llm_mib: int) -> FakeWorld:
+    """Comfy holds its 16 GiB, and llm is loaded beside it."""
+    world = FakeWorld([routed("comfy", 16384), routed("llm", llm_mib)])
+    world.routes.place("comfy", 16384)
+    world.routes.place("llm", llm_mib)
+    await world.start()
+    return world
+
+
 async def use(world: FakeWorld, name: str) -> None:
     lease = await acquire(world, name)
     await world.arbiter.release(lease.lease.id)
@@ -66,10 +75,7 @@ async def test_request_that_must_not_wait_is_refused_with_the_reason() -> None:
 
 
 async def test_nothing_is_evicted_where_the_rest_is_free() -> None:
-    world = FakeWorld([routed("comfy", 16384), routed("llm", 7000)])
-    world.routes.place("comfy", 16384)
-    world.routes.place("llm", 7000)
-    await world.start()
+    world = await both_loaded(llm_mib=7000)
     world.routes.place("comfy", 4096)
 
     await acquire(world, "comfy")
@@ -78,10 +84,7 @@ async def test_nothing_is_evicted_where_the_rest_is_free() -> None:
 
 
 async def test_less_than_the_cushion_is_not_evicted_for() -> None:
-    world = FakeWorld([routed("comfy", 16384), routed("llm", 8192)])
-    world.routes.place("comfy", 16384)
-    world.routes.place("llm", 8100)
-    await world.start()
+    world = await both_loaded(llm_mib=8100)
     world.routes.place("comfy", 16384 - 256)
     world.routes.place("llm", 8300)
 
