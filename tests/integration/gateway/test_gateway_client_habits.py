@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,11 +17,10 @@ import pytest
 from gpumand.gateway.entrance_config import GATEWAY
 from tests.integration.gateway.conftest import front
 from tests.integration.gateway.entrance import entrance
-from tests.integration.gateway.live_gateway import free_port, http, live_gateway
+from tests.integration.gateway.live_gateway import http
+from tests.integration.gateway.stopped_service import stopped_service
 from tests.integration.gateway.waiting_requests import COMFYUI
 from tests.integration.http.raw import exchange
-from tests.integration.live import bare_host
-from tests.integration.service_manager.host import FakeHost
 
 FOREIGN = b"Sec-Fetch-Site: cross-site\r\nSec-Fetch-Dest: image\r\n"
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -156,29 +154,14 @@ async def test_users_of_a_service_that_names_them_in_a_header_of_its_own_get_the
 async def test_upload_before_a_job_starts_a_stopped_service_and_needs_no_lease_while_it_runs(tmp_path: Path) -> None:
     (tmp_path / "stopped").mkdir()
     (tmp_path / "running").mkdir()
-    async with bare_host(tmp_path / "stopped") as host:
-        port = free_port()
-        flags = ["--name", "llm", "--mib", "14000", "--port", str(port), "--simulator-dir", str(host.simulator)]
-        command = [sys.executable, "-m", "gpumand.testing.consumer", *flags, "--loaded-at-start"]
-        control = await host.client()
-        systemd = FakeHost(host.bus, control.bus, tmp_path / "stopped")
-        await systemd.boot({"llm.service": {"argv": command}})
-        keys = ["[consumers.llm]", 'unit = "llm.service"', "vram_resident_mib = 14000"]
-        keys += [f'url = "http://127.0.0.1:{port}"', 'health = { path = "/health", loaded = "/model_loaded" }']
-        host.configure("\n".join(keys))
-        await host.start()
-        try:
-            async with live_gateway(host, {"llm": COMFYUI}) as gateway, http() as session:
-                async with session.post(f"{gateway.url('llm')}/history", data=b"{}") as answer:
-                    other = answer.status, (await control.consumer("llm"))["residency"]
-                head = b"POST /upload/image HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n"
-                waiting = head + b"Expect: 100-continue\r\n\r\nimage"
-                foreign = await exchange(("127.0.0.1", gateway.ports["llm"]), head + FOREIGN + b"\r\nimage")
-                upload = await exchange(("127.0.0.1", gateway.ports["llm"]), waiting)
-                residency = (await control.consumer("llm"))["residency"]
-        finally:
-            await host.end()
-            await systemd.halt()
+    async with stopped_service(tmp_path / "stopped", COMFYUI) as (gateway, control), http() as session:
+        async with session.post(f"{gateway.url('llm')}/history", data=b"{}") as answer:
+            other = answer.status, (await control.consumer("llm"))["residency"]
+        head = b"POST /upload/image HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 5\r\n"
+        waiting = head + b"Expect: 100-continue\r\n\r\nimage"
+        foreign = await exchange(("127.0.0.1", gateway.ports["llm"]), head + FOREIGN + b"\r\nimage")
+        upload = await exchange(("127.0.0.1", gateway.ports["llm"]), waiting)
+        residency = (await control.consumer("llm"))["residency"]
     async with front(tmp_path / "running", COMFYUI) as made:
         lease = await made.block()
         async with made.session.post(f"{made.url}/upload/image", data=b"image") as answer:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from gpumand.bus.variants import to_variants
-from tests.integration.gateway.live_gateway import LiveGateway, free_port, http, live_gateway, work
-from tests.integration.live import Client, bare_host, live_host, wait_until
-from tests.integration.service_manager.host import FakeHost
+from tests.integration.gateway.live_gateway import LiveGateway, http, live_gateway, work
+from tests.integration.gateway.stopped_service import stopped_service
+from tests.integration.live import Client, live_host, wait_until
 
 BIG = {"llm": 14000, "embed": 14000}
 SMALL = {"llm": 6000, "embed": 6000}
@@ -28,27 +27,11 @@ async def has_leases(client: Client, count: int) -> bool:
 
 
 async def test_client_of_a_stopped_service_waits_until_its_unit_was_started(tmp_path: Path) -> None:
-    async with bare_host(tmp_path) as host:
-        port = free_port()
-        flags = ["--name", "llm", "--mib", "14000", "--port", str(port), "--simulator-dir", str(host.simulator)]
-        command = [sys.executable, "-m", "gpumand.testing.consumer", *flags, "--loaded-at-start"]
-        control = await host.client()
-        systemd = FakeHost(host.bus, control.bus, tmp_path)
-        await systemd.boot({"llm.service": {"argv": command}})
-        keys = ["[consumers.llm]", 'unit = "llm.service"', "vram_resident_mib = 14000"]
-        keys += [f'url = "http://127.0.0.1:{port}"', 'health = { path = "/health", loaded = "/model_loaded" }']
-        host.configure("\n".join(keys))
-        await host.start()
-        try:
-            async with live_gateway(host, {"llm": ""}) as gateway, http() as session:
-                assert (await control.consumer("llm"))["residency"] == "unloaded"
+    async with stopped_service(tmp_path) as (gateway, control), http() as session:
+        assert (await control.consumer("llm"))["residency"] == "unloaded"
+        assert await work(session, gateway.url("llm")) == 200
 
-                assert await work(session, gateway.url("llm")) == 200
-
-                assert (await control.consumer("llm"))["residency"] == "resident"
-        finally:
-            await host.end()
-            await systemd.halt()
+        assert (await control.consumer("llm"))["residency"] == "resident"
 
 
 async def test_eighty_parallel_requests_are_all_served(tmp_path: Path) -> None:
